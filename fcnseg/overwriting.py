@@ -20,13 +20,9 @@ from fcnseg.errors import STRANGE, MediaError, OptionError, counted, resolved, t
 from fcnseg.files import NonLocalPath, atomic_write, is_special, is_stdout, kind_of
 
 MANIFEST = "manifest.jsonl"
-
 TRAINING = "config.toml"
-
 _FIRST_LINE = "# fcnseg train"
-
 _HEADING = "fcnseg"  # the key of a manifest's heading
-
 _IN_A_LINE = {"name", "job", "stamp"}
 
 
@@ -70,8 +66,7 @@ def refuse_folder_of_others(folder: Path, kinds: Sequence[str] = ()) -> None:
     used = [
         place for place in places if place.is_file() or (place.is_dir() and any(place.iterdir()))
     ]
-    taken = [path] if path.exists() else used
-    if taken:
+    if taken := [path] if path.exists() else used:
         raise _not_ours(taken[0])
 
 
@@ -89,6 +84,13 @@ def refuse_taken(folder: Path) -> Callable[[Path], None]:
     return refuse
 
 
+def refuse_files_of_others(folder: Path, files: Sequence[Path]) -> None:
+    """OptionError for files to be written in a folder whose manifest does not list them."""
+    ours = _heading(folder / MANIFEST) or ()
+    if other := next((file for file in files if file.name not in ours), None):
+        raise _not_ours(other)
+
+
 def _not_ours(path: Path, hint: str = "name another folder for the outputs") -> OptionError:
     return OptionError(f"{path} already exists and was not written by fcnseg.", hint=hint)
 
@@ -99,10 +101,8 @@ def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
     Outputs lie in its sub-folders, or are no images: someone's own images may lie beside them.
     files: the names of all files in it, so that the disk is not asked where none is a mark.
     """
-    if MANIFEST in files:
-        ours = _heading(folder / MANIFEST)
-        if ours is not None:
-            return [name for name in files if name not in ours]
+    if MANIFEST in files and (ours := _heading(folder / MANIFEST)) is not None:
+        return [name for name in files if name not in ours]
     if TRAINING in files:
         with suppress(OSError):
             text = (folder / TRAINING).read_text(encoding="utf-8", errors="replace")
@@ -172,7 +172,7 @@ _NAMES = {
 }  # fmt: skip
 """How names of what an option writes end, where they have an ending at all."""
 
-_TELLABLE = ("--html", "--csv", "--confusion", "--latex", "--markdown")
+_TELLABLE = ("--html", "--csv", "--confusion", "--latex", "--markdown", "--shares")
 """Options whose files show by their first bytes that an earlier command has written them."""
 
 
@@ -231,8 +231,9 @@ _TABLES = (
     b"true \\ predicted,",
     b"% needs \\usepackage{booktabs}",
     b"| Class | IoU |",
+    b'{"index": ',
 )
-"""How the tables begin that eval and compare write (fcnseg.report.tables)."""
+"""How files begin that eval, compare (fcnseg.report.tables) and infer --shares write."""
 
 _PAGE = b'<meta name="generator" content="fcnseg">'
 """Stands near the beginning of every page of fcnseg.report."""
@@ -343,8 +344,7 @@ def _places(path: Path, real: Callable[[str], str]) -> list[_Place]:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     """What two names of one file have in common; None where there is no file."""
-    try:
+    with suppress(OSError):
         found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        return found.st_dev, found.st_ino
+    return None

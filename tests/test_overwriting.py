@@ -338,7 +338,9 @@ def test_a_place_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     refuse_unwritable([("--shares", Path("-")), ("--csv", Path(os.devnull))])
 
 
-@pytest.mark.parametrize("option", ["--csv", "--confusion", "--latex", "--markdown", "--html"])
+@pytest.mark.parametrize(
+    "option", ["--csv", "--confusion", "--latex", "--markdown", "--html", "--shares"]
+)
 def test_a_table_or_page_replaces_only_one_of_its_kind(option: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     for own in (b"", b"image,height,width,ignored,\n", b'<meta name="generator" content="fcnseg">'):
@@ -410,6 +412,22 @@ def test_what_somebody_called_like_an_output_stays(place: Path, file: str, words
     (place / file).write_text("mine", encoding="utf-8")
     assert "already" in call(*words.split(), status=2).stderr
     assert (place / file).read_text(encoding="utf-8") == "mine"
+
+
+def test_numbered_outputs_replace_only_earlier_ones(place: Path) -> None:
+    (place / "frames").mkdir()
+    own = f"infer clip.mp4 -o frames/out_%02d.png {MODEL}"
+    call(*own.split())
+    written = len(list((place / "frames").glob("out_*.png")))
+    call(*own.split())
+    (place / "frames" / "photo_01.png").write_text("mine", encoding="utf-8")
+    done = call(*f"infer clip.mp4 -o frames/photo_%02d.png {MODEL}".split(), status=2)
+    assert "photo_01.png already exists and was not written by fcnseg" in done.stderr
+    assert (place / "frames" / "photo_01.png").read_text(encoding="utf-8") == "mine"
+    write_image(place / "frames" / "photo_01.png", np.zeros((8, 8, 3), np.uint8))
+    call(*f"infer frames -o seen --save labels {MODEL}".split())
+    assert written
+    assert len(list((place / "seen" / "labels").iterdir())) == 1
 
 
 def test_outputs_of_all_frames_are_written_again(place: Path) -> None:

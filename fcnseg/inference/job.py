@@ -41,8 +41,9 @@ from fcnseg.io.sources.files import is_sequence
 from fcnseg.io.sources.listing import Collected, Named, collect
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.reader import RawVideo
+from fcnseg.io.sources.sequence import files_of_sequence
 from fcnseg.models.checkpoint import find_models, model_files
-from fcnseg.overwriting import is_below, refuse_folder_of_others
+from fcnseg.overwriting import is_below, refuse_files_of_others, refuse_folder_of_others
 from fcnseg.progress import Callback, Event, Message, skipped_files
 
 
@@ -242,6 +243,8 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequ
             name = part.name or ("images" if part.opened is None else part.opened.name)
             target = replace(part.each, save=(*part.each.save, *part.combined.save))
             outputs += written(target, name)
+            if target.shape == "sequence":
+                refuse_files_of_others(target.path.parent, files_of_sequence(target.path))
             refuse_folder_of_others(target.path, single_files(target, name))
     if config.shares is not None and not is_stdout(config.shares):
         kinds = [path for _, path in outputs if path.name in SUFFIXES and path.parent == config.out]

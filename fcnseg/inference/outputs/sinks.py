@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fcnseg.config import Container
-from fcnseg.errors import cannot_write, naming
+from fcnseg.errors import MediaError, OptionError, cannot_write, naming
 from fcnseg.files import atomic_write, fitting, partial, temporary_beside
 from fcnseg.inference.outputs import OUTPUTS, SUFFIXES, Renderer
 from fcnseg.inference.prediction import PredictedArrays
@@ -27,6 +27,7 @@ from fcnseg.io.encoders import StreamWriter
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.io.video_writer import VideoWriter, left_out_of
+from fcnseg.overwriting import mark
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote import UPLOADS, RemotePath
 
@@ -86,9 +87,14 @@ class SequenceSink:
         self._count += 1
 
     def close(self, *, complete: bool = True) -> list[Path]:
-        """The pattern, if there was a frame."""
+        """Tell later commands which files are outputs: the pattern, if there was a frame."""
         del complete
-        return [self._pattern] if self._count else []
+        if not self._count:
+            return []
+        names = [self._pattern.name % number for number in range(1, self._count + 1)]
+        with contextlib.suppress(OptionError, MediaError):  # somebody's own manifest is kept
+            mark(self._pattern.parent, names)
+        return [self._pattern]
 
 
 class PipeSink:
