@@ -425,9 +425,11 @@ def test_numbered_outputs_replace_only_earlier_ones(place: Path) -> None:
     assert "photo_01.png already exists and was not written by fcnseg" in done.stderr
     assert (place / "frames" / "photo_01.png").read_text(encoding="utf-8") == "mine"
     write_image(place / "frames" / "photo_01.png", np.zeros((8, 8, 3), np.uint8))
-    call(*f"infer frames -o seen --save labels {MODEL}".split())
+    (place / "above").mkdir()
+    (place / "frames").rename(place / "above" / "frames")
+    call(*f"infer above -o seen --save labels {MODEL}".split())
     assert written
-    assert len(list((place / "seen" / "labels").iterdir())) == 1
+    assert len(list((place / "seen" / "labels").rglob("*.png"))) == 1
 
 
 def test_outputs_of_all_frames_are_written_again(place: Path) -> None:

@@ -401,3 +401,17 @@ def test_the_help_without_docstrings(command: str) -> None:
         for flags in (["-OO"], [])
     ]
     assert shown[0] == shown[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell closes the streams")
+def test_streams_that_are_closed_are_not_a_bug(drawn_clip: Path, random_model: Path) -> None:
+    words = f"infer {drawn_clip} -m {random_model} --limit 2"
+    command = f"{sys.executable} -m fcnseg {words} -o - >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, "bug" in done.stderr) == (0, False), done.stderr
+    opened = "import os; print(os.open(os.devnull, os.O_RDONLY), flush=True)"
+    code = f"from fcnseg.__main__ import _open_missing_streams as o; o(); {opened}"
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -c '{code}' 2>&-"], capture_output=True, text=True
+    )
+    assert int(done.stdout) > 2
