@@ -161,7 +161,7 @@ class Unusable:
     path: Path
     why: str
     count: int = 1
-    what: Literal["annotation", "image", "line"] = "annotation"
+    what: Literal["annotation", "image", "line", "list"] = "annotation"
 
 
 @dataclass(frozen=True)

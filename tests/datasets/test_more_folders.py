@@ -462,3 +462,23 @@ def test_of_labels_with_the_same_borders_the_semantic_ones_are_read(tmp_path: Pa
         put(tmp_path / f"v1/{number}_label_ground-truth.png", labels.astype(np.uint16) * 3)
         put(tmp_path / f"v1/{number}_label_ground-truth_semantic.png", labels)
     assert agrees(describe(tmp_path), truth)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "is_told"),
+    [
+        ("ImageSets/val.txt", "other_1\nother_2\n", True),
+        ("val.txt", "a caption of an image\n", False),
+        ("train.txt", "images\n", False),  # the folder
+        ("pairs.csv", "image,mask\nimgs/x.png,gt/x.png\n", True),
+        ("grades.csv", "name,grade\nx,2\n", False),
+    ],
+)
+def test_lists_of_files_that_are_not_here_are_told_of(
+    file: str, text: str, is_told: bool, tmp_path: Path
+) -> None:
+    written(tmp_path, "images/{n}.png", 3, "masks/{n}.png")
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    notes = describe(tmp_path).found.notes
+    assert [(note.path, note.what) for note in notes] == [(tmp_path / file, "list")] * is_told

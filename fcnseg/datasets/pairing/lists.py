@@ -8,6 +8,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ _ARRAYS = (".npy", ".npz", ".mat")
 
 _LARGEST_JSON, _MOST_JSON = 1 << 25, 8
 """Bytes of a JSON file that may list pairs, and how many such files a folder has."""
+
+_SEEN = 20
+"""Lines of a list that are looked at."""
 
 _LABEL_KEYS = marks(b"mask", b"label", b"annot", b"seg", b"gt", b"target")
 
@@ -126,6 +130,31 @@ def refuse_missing(listing: Listing) -> None:
             )
 
 
+def with_unused_lists(found: Found, listing: Listing) -> Found:
+    """What was found, with a note of each list of pairs, or of a split, that names no file here."""
+    notes = []
+    for name in listing.with_suffix(".csv", ".txt", ".lst"):
+        path, is_split = listing.path(name), stem_of(name).lower() in SPLIT_WORDS
+        if is_split and suffix_of(name) != ".csv":
+            wanted = _words_of(path)
+            is_here = not wanted or any(listing.mentions(stem_of(one).lower()) for one in wanted)
+        else:
+            files = _files(path) if "/" not in name and suffix_of(name) == ".csv" else []
+            is_here = not files or any(map(is_file, files))
+        if not is_here:
+            notes.append(Unusable(path, "no file is here that it names", what="list"))
+    return replace(found, notes=(*found.notes, *notes)) if notes else found
+
+
+def _words_of(path: Path) -> list[str]:
+    """The first lines of a text of a word each; [] of another."""
+    with contextlib.suppress(OSError):
+        lines = from_bytes(path.read_bytes()).split("\n")[:_SEEN]
+        words = [line.strip().replace("\\", "/").rstrip("/") for line in lines if line.strip()]
+        return [] if any(" " in word or "," in word for word in words) else words
+    return []
+
+
 def _first_missing(path: Path) -> str:
     """Of a list whose lines name two image files each: ": PATH is missing"; else ""."""
     return next((f": {file} is missing" for file in _files(path) if not file.is_file()), "")
@@ -133,7 +162,7 @@ def _first_missing(path: Path) -> str:
 
 def _files(path: Path) -> list[Path]:
     """What the first lines of a list name, where they name two image files each."""
-    rows = [row for row in _rows(path)[:20] if sum(map(is_image, row)) >= 2]
+    rows = [row for row in _rows(path)[:_SEEN] if sum(map(is_image, row)) >= 2]
     return [_file(path.parent, cell) for row in rows for cell in row if is_image(cell)]
 
 

@@ -25,6 +25,7 @@ from fcnseg.datasets.pairing import (
     without_suffix,
 )
 from fcnseg.datasets.pairing.by_words import folder_split, folders_split, name_split, short_split
+from fcnseg.datasets.pairing.lists import with_unused_lists
 from fcnseg.datasets.pairing.path_words import words_in
 from fcnseg.errors import STRANGE, as_text, from_bytes
 
@@ -60,7 +61,7 @@ def with_own_split(found: Found, listing: Listing, yaml: Path | None = None) -> 
         pairs = _assigned(found.pairs, listing.root, told, needs_all=needs_all)
         if pairs is not None:
             return replace(found, pairs=pairs, why=(*found.why, why))
-    return found
+    return with_unused_lists(found, listing)
 
 
 def _assigned(
