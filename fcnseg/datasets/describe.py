@@ -129,7 +129,7 @@ def scan(
         values = total(labels.counts.good(), lossy=labels.lossy, terms=found.terms)
         if pairs and not values.pixels and labels.problems:
             first = labels.problems[min(labels.problems)]
-            hint = CONVERT if found.store == "arrays" else HINT
+            hint = CONVERT if found.store == "arrays" else "does an image viewer show it?"
             raise DatasetError(f"No label file could be read. The first: {first}", hint=hint)
         reading = (declared and declared.reading) or _read(
             found, pairs, labels.counts, values, listing, yaml

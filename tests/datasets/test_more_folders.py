@@ -389,6 +389,12 @@ def test_the_middle_grey_along_an_outline_is_ignored(middle: int, tmp_path: Path
     assert description.unlabelled == (("", middle),)
 
 
+def test_the_middle_grey_of_what_is_called_a_trimap_is_ignored(tmp_path: Path) -> None:
+    truth = trimap(tmp_path, 2, 10)
+    (tmp_path / "masks").rename(tmp_path / "trimaps")
+    assert agrees(describe(tmp_path), truth)
+
+
 @pytest.mark.parametrize("kind", ["a broad ring", "white around", "other greys", "names"])
 def test_three_greys_are_three_classes(kind: str, tmp_path: Path) -> None:
     greys = {"white around": (255, 128, 0), "other greys": (0, 60, 255)}.get(kind, (0, 128, 255))

@@ -104,7 +104,7 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     classes = [value for value in levels if value != IGNORE]
     listed = len(classes) > 1 and bool(listed_values(values, classes, entries))
     if values.band is not None and not listed and not rows_of(levels, entries):
-        return _read_without(values, values.band, ": a thin band between the others")
+        return _read_without(values, values.band, ": a band between the others")
     if (are_greys(levels) or are_far(levels)) and not listed:
         return _read_greys(values, levels, entries, nearest=False)
     if levels and levels[-1] > IGNORE:

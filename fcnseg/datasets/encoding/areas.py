@@ -88,7 +88,9 @@ def look_closer(
         return replace(values, instances=True)
     if may_have_gaps(values, counts) and have_gaps(counts, map(_with_image, sampled())):
         return replace(values, instances=True)
-    band = _band(values, samples) or _unsure(values, samples)
+    places = (f"{pair.labels.parent.name}/{pair.labels.name}" for pair in pairs)
+    named = all("trimap" in place.lower() for place in places)
+    band = _band(values, samples) or _unsure(values, samples, named=named)
     solid, exact = _solid(values, samples)
     return replace(values, solid=solid, exact=exact, band=band)
 
@@ -179,9 +181,9 @@ TOUCHING = 0.05
 """So much of the object's outline at most touches the background."""
 
 
-def _unsure(values: Values, samples: _Samples) -> int | None:
-    """The middle grey of 0, 128 and 255, if it is a thin band all around 255, and 255 is no
-    background: a trimap. A ring that is as thin may be a class of its own where it has a name."""
+def _unsure(values: Values, samples: _Samples, *, named: bool) -> int | None:
+    """The middle grey of 0, 128 and 255, if it is a band all around 255, thin unless the files are
+    `named` trimaps, and 255 is no background. A thin ring may be a class where it has a name."""
     seen = sorted(value for value in values.pixels if value >= 0)
     if values.kind != "index" or len(seen) != 3 or (seen[0], seen[2]) != (0, IGNORE):
         return None
@@ -204,7 +206,7 @@ def _unsure(values: Values, samples: _Samples) -> int | None:
         )
         edge = (numbers == IGNORE) & (_distances(numbers, grey, 0) < 1.5)
         touching, outline = touching + int((near < 1.5)[edge].sum()), outline + int(edge.sum())
-    thin = total and narrow >= MOST_BETWEEN * total
+    thin = named or (total and narrow >= MOST_BETWEEN * total)
     return grey if thin and outline and touching <= TOUCHING * outline else None
 
 
