@@ -365,6 +365,7 @@ def test_a_table_or_page_replaces_only_one_of_its_kind(option: str, tmp_path: Pa
         "check data --contact file/a.png",
         "check data --fix file/clean",
         f"train data --out file/run {TRAIN}",
+        f"train data --out file {TRAIN}",
         "demo -o file/demo",
     ],
 )

@@ -24,7 +24,7 @@ from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import DatasetError, FcnsegError, Interrupted, OptionError, counted, typed
 from fcnseg.files import NonLocalPath, as_path
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.overwriting import refuse_overwriting
+from fcnseg.overwriting import refuse_file, refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
 from fcnseg.remote.listing import copied
 from fcnseg.report.tables import has_charts
@@ -293,6 +293,7 @@ def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> Non
     """OptionError where the run would lie over what it reads."""
     if config.out is None:
         return
+    refuse_file("--out", config.out)
     inputs = [("the dataset", data)] if data.is_dir() else []
     inputs += [("--unlabeled", config.unlabeled)] if config.unlabeled else []
     kept = [("--finetune", config.finetune), ("--backbone-weights", config.backbone_weights)]
