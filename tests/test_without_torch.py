@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -121,4 +122,4 @@ def test_a_header_with_another_grid_has_none(data: object) -> None:
 
 def test_a_grid_is_read_back() -> None:
     grid = ScoreGrid(4, 1.5)
-    assert ScoreGrid.from_dict(json.loads(json.dumps(grid.as_dict()))) == grid
+    assert ScoreGrid.from_dict(json.loads(json.dumps(dataclasses.asdict(grid)))) == grid

@@ -10,7 +10,7 @@ import math
 import sys
 import threading
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,14 +27,9 @@ Floats = NDArray[np.float32]
 
 Labels = NDArray[np.uint8]
 
-_BLOCK = 1 << 12
-"""Squares computed at once: their logits stay in the cache."""
-
-_MOST = 64
-"""Pixels that an element of the scores stands for, at most."""
-
-_FEW = 8
-"""Classes up to which it takes longer to find out which can win than to upsample them all."""
+_BLOCK = 1 << 12  # squares computed at once: their logits stay in the cache
+_MOST = 64  # pixels that an element of the scores stands for, at most
+_FEW = 8  # classes up to which finding out which can win takes longer than to upsample them all
 
 
 @dataclass(frozen=True)
@@ -44,18 +39,21 @@ class ScoreGrid:
     factor: int
     shift: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for an exported file's header."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, data: Any) -> ScoreGrid | None:
-        """The inverse of as_dict; None for anything else."""
+        """The inverse of dataclasses.asdict, of a file's header; None for anything else."""
         match data:
             case {"factor": int(factor), "shift": int(shift) | float(shift)}:
                 known = 2 <= factor <= _MOST and 0 <= shift < factor
                 return cls(factor, float(shift)) if known else None
         return None
+
+    @classmethod
+    def of_resizing(cls, size: Size, wanted: Size) -> ScoreGrid | None:
+        """Where pixels lie when `resized` to a whole number of times their size; else None."""
+        factor = wanted[0] // size[0]
+        larger = 1 < factor <= _MOST and wanted == (size[0] * factor, size[1] * factor)
+        return cls(factor, (factor - 1) / 2) if larger else None
 
     def labels(self, scores: Floats, size: tuple[int, int]) -> Labels:
         """Labels uint8 (H, W) of scores float32 (K, h, w); size is (H, W), at most factor * (h, w).
@@ -142,8 +140,7 @@ class ScoreGrid:
         return np.asarray(pixels / self.factor, np.float32)
 
 
-LOST_BY_ROUNDING = 1e-6
-"""Of the largest absolute value: more than the upsampling's arithmetic loses."""
+LOST_BY_ROUNDING = 1e-6  # of the largest absolute value: more than the upsampling's arithmetic
 
 
 def can_win(corners: Floats) -> NDArray[np.bool_]:
@@ -158,8 +155,7 @@ def can_win(corners: Floats) -> NDArray[np.bool_]:
     return np.asarray(highest >= limit)
 
 
-_PIXELS_AT_ONCE = 1 << 17
-"""Pixels processed at once: enough for few calls, few enough to stay in the cache."""
+_PIXELS_AT_ONCE = 1 << 17  # enough for few calls, few enough to stay in the cache
 
 
 def argmax_labels(
@@ -223,8 +219,7 @@ Images = NDArray[Any]
 
 Size = tuple[int, int]
 
-MAX_PARALLEL = 4
-"""Images in parallel; each needs the memory of a forward pass."""
+MAX_PARALLEL = 4  # images; each needs the memory of a forward pass
 
 _here = threading.local()
 
@@ -315,9 +310,12 @@ class Engine(ABC):
         """
         self.parallelism.enter()
         own: Size = (images.shape[1], images.shape[2])
-        if self.score_grid is not None and not confidence and size in (None, own):
+        size = size or own
+        if not confidence and size == own and self.score_grid is not None:
             grid = self.score_grid
             return np.stack([grid.labels(one, own) for one in self.scores(images)]), None
+        if not confidence and self.device == "cpu" and (finer := ScoreGrid.of_resizing(own, size)):
+            return np.stack([finer.labels(one, size) for one in self.logits(images)]), None
         return argmax_labels(resized(self.forward(images), size), confidence=confidence)
 
     def just_labels(self, images: Images) -> NDArray[np.uint8]:

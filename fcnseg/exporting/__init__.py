@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -267,7 +267,7 @@ def labelled(checkpoint: Checkpoint, options: GraphOptions, **more: object) -> C
     grid = score_grid_of(build_empty(checkpoint.spec))
     about = {
         **described(checkpoint.preprocess, options),
-        "grid": None if grid is None else grid.as_dict(),
+        "grid": None if grid is None else asdict(grid),
         **more,
     }
     extra = {**checkpoint.extra, EXPORT: about}

@@ -21,7 +21,7 @@ def test_it_is_softmax_and_argmax(classes, size, block, last, seed):
     if last:
         logits = logits.contiguous(memory_format=torch.channels_last)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "_BLOCK", block)
+        patch.setattr(base, "_PIXELS_AT_ONCE", block)
         labels, confidence = argmax_labels(logits, confidence=True)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, logits.argmax(dim=1).numpy())

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from fcnseg.engines import base as module
 from fcnseg.engines import open_exported
-from fcnseg.engines.base import ScoreGrid, argmax_labels
+from fcnseg.engines.base import ScoreGrid, argmax_labels, resized
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.exporting.parity import sample_images
 from fcnseg.models.backbones import upsample
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.networks import build, build_empty
 from fcnseg.models.spec import ModelSpec
 
@@ -50,6 +51,44 @@ def test_labels_are_those_of_the_logits(place, height, width, classes, seed):
     whole = (height * factor, width * factor)
     logits = ScoreGrid(factor, shift).logits(scores.numpy(), whole)
     np.testing.assert_allclose(logits, upsample(scores, factor, shift, whole), atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 5])
+def test_labels_of_enlarged_logits_are_those_of_bilinear_resizing(factor):
+    """Also at the borders, where torch repeats the last pixel."""
+    logits = smooth(21, 34, classes=11, seed=factor)
+    size = (21 * factor, 34 * factor)
+    grid = ScoreGrid.of_resizing((21, 34), size)
+    assert grid is not None
+    found = grid.labels(logits[0].numpy(), size)
+    wanted = argmax_labels(resized(logits, size))[0][0]
+    assert found.shape == size
+    assert (found != wanted).mean() <= 1e-3
+    edges = [(found[at] == wanted[at]).mean() for at in (0, -1)]
+    assert min(edges) > 0.98
+
+
+@pytest.mark.parametrize("size", [(21, 34), (42, 34), (42, 69), (20, 30), (31, 51)])
+def test_only_whole_factors_of_both_sides_are_a_grid(size):
+    assert ScoreGrid.of_resizing((21, 34), size) is None
+
+
+def test_an_engine_enlarges_the_logits_only_where_classes_meet(random_model, monkeypatch):
+    checkpoint = Checkpoint.load(random_model)
+    engine = TorchEngine(checkpoint.build(), checkpoint.preprocess)
+    images = sample_images((2, 32, 48), seed=1)
+    wanted = argmax_labels(engine.logits(images, size=(64, 96)))[0]
+    sizes = []
+
+    def as_it_is(logits, size):
+        sizes.append(size)
+        return logits
+
+    monkeypatch.setattr("fcnseg.engines.base.resized", as_it_is)
+    found, confidence = engine.labels(images, size=(64, 96))
+    assert sizes == [None]
+    assert confidence is None
+    assert (found != wanted).mean() <= 1e-3
 
 
 @pytest.mark.parametrize("place", [(2, 0.5), (4, 3), (8, 0)])
