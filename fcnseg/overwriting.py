@@ -26,17 +26,17 @@ _HEADING = "fcnseg"  # the key of a manifest's heading
 _IN_A_LINE = {"name", "job", "stamp"}
 
 
-def mark(folder: Path, files: Sequence[str] = ()) -> None:
-    """Say in a manifest that a folder holds outputs. files: images among them that lie in it.
-
-    OptionError when something else is called so there, MediaError when it can't be written.
+def mark(folder: Path, files: Sequence[str] = (), not_there: Sequence[str] = ()) -> None:
+    """Say in a manifest that a folder holds outputs. files: images that lie in it; not_there:
+    listed ones that do not. MediaError when it can't be written, OptionError for a file of others.
     """
     path = folder / MANIFEST
     refuse_folder_of_others(folder)
     known = _heading(path)
-    if known is not None and known.issuperset(files):
+    listed = {*(known or ()), *files}.difference(not_there)
+    if known == listed:
         return
-    heading = json.dumps({_HEADING: "outputs", "files": sorted({*(known or ()), *files})}) + "\n"
+    heading = json.dumps({_HEADING: "outputs", "files": sorted(listed)}) + "\n"
     try:
         if known is not None:
             first, _, rest = path.read_bytes().lstrip().partition(b"\n")

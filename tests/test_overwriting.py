@@ -1,6 +1,7 @@
 """No command writes over what it reads: each option that writes is tried with each input."""
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,10 +10,15 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 
+from fcnseg.classes import ClassMap
 from fcnseg.datasets.describe import describe
 from fcnseg.errors import OptionError, cannot_write
 from fcnseg.files import temporary_beside
+from fcnseg.inference.outputs import Renderer
+from fcnseg.inference.outputs.sinks import SequenceSink
+from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import write_bytes, write_image
+from fcnseg.io.sources.base import Frame
 from fcnseg.overwriting import is_below, refuse_file, refuse_overwriting, refuse_unwritable
 from tests.cli.test_cli import call
 
@@ -431,6 +437,19 @@ def test_numbered_outputs_replace_only_earlier_ones(place: Path) -> None:
     call(*f"infer above -o seen --save labels {MODEL}".split())
     assert written
     assert len(list((place / "seen" / "labels").rglob("*.png"))) == 1
+
+
+def test_numbered_outputs_of_a_killed_command_are_replaced(place: Path) -> None:
+    (place / "frames").mkdir()
+    image = np.zeros((8, 8, 3), np.uint8)
+    renderer = Renderer(ClassMap.numbered(2))
+    killed = SequenceSink(place / "frames" / "out_%02d.png", "labels", renderer)
+    for index in range(2):
+        killed.write(Frame(image, index, 0.0, "x"), PredictedArrays(image[:, :, 0]))
+    call(*f"infer clip.mp4 -o frames/out_%02d.png {MODEL}".split())
+    written = sorted(path.name for path in (place / "frames").glob("out_*.png"))
+    heading = (place / "frames" / "manifest.jsonl").read_text(encoding="utf-8")
+    assert json.loads(heading)["files"] == written, "no file of somebody's own is listed later"
 
 
 def test_outputs_of_all_frames_are_written_again(place: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from fcnseg.config import InferConfig
 from fcnseg.config.options import EngineName
+from fcnseg.datasets.pairing.by_content import without_labels
 from fcnseg.distributed import Distributed
 from fcnseg.engines.averaging import check_is_video
 from fcnseg.errors import OptionError, typed
@@ -164,9 +165,13 @@ def _collect(config: InferConfig, callback: Callback) -> Collected:
             raise OptionError("--watch is for one folder.")
         found = Collected(single=config.source[0])
     else:
-        found = collect(config.source, exclude=config.out, callback=callback)
-    if found.skipped:
-        callback(skipped_files(found.skipped, "not an image or a video"))
+        found = collect(config.source, without_labels, exclude=config.out, callback=callback)
+    arrays = [path for path in found.skipped if path.suffix.lower() == ".npy"]
+    if others := [path for path in found.skipped if path not in arrays]:
+        callback(skipped_files(others, "not an image or a video"))
+    if arrays:
+        why = "arrays are read from folders without images; name these files to segment them"
+        callback(skipped_files(arrays, why))
     tiff = next(filter(None, (_first_tiff(Path(source)) for source in config.source)), None)
     if tiff is not None and (note := not_copied(tiff)):
         callback(Message(note))

@@ -16,6 +16,7 @@ from fcnseg.config import VizConfig
 from fcnseg.datasets import Encoding
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.encoding.values import decode
+from fcnseg.datasets.pairing.by_content import without_labels
 from fcnseg.datasets.pairing.by_words import bare_stem
 from fcnseg.engines.base import Labels
 from fcnseg.errors import DatasetError, MediaError, OptionError, resolved, user_path
@@ -142,7 +143,7 @@ def labelled_inputs(
 
 def collected(config: VizConfig, callback: Callback) -> Collected:
     """What SOURCE names, without what is in --out."""
-    return collect(config.source, exclude=config.out, callback=callback)
+    return collect(config.source, without_labels, exclude=config.out, callback=callback)
 
 
 def inputs_of(

@@ -5,11 +5,13 @@ import shutil
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fcnseg.commands.infer import infer
 from fcnseg.commands.viz import view
 from fcnseg.config import InferConfig, VizConfig
+from fcnseg.datasets.pairing.by_content import without_labels
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.io.images import write_image
 from fcnseg.io.sources.listing import collect
@@ -142,6 +144,29 @@ def test_videos_of_a_folder_keep_their_names(tmp_path: Path) -> None:
     assert [name for name, _ in found.videos] == ["A", "b_2", "b_10"]
     assert found.images == ()
     assert found.count == 3
+
+
+def test_labels_of_a_dataset_are_no_images(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    discs = np.zeros((32, 32), np.uint8)
+    discs[8:20, 8:20] = 1
+    kinds = {"images": image, "masks": discs, "instances": discs}
+    for path in [f"{kind}/{number}.png" for kind in kinds for number in range(3)]:
+        write_image(tmp_path / path, kinds[path.partition("/")[0]])
+    np.save(tmp_path / "images" / "0.npy", image)
+    notes: list[str] = []
+    found = run_config(
+        InferConfig(source=str(tmp_path), out=tmp_path / "out"),
+        lambda event: notes.append(event.text) if isinstance(event, Message) else None,
+    )
+    assert found.frames_out == 3
+    assert "Skipped 6 label images" in " ".join(notes)
+    assert "0.npy: arrays are read from folders without images" in " ".join(notes)
+    assert len(collect([str(tmp_path / "masks")], without_labels).images) == 3, "named, they are"
+    (tmp_path / "instances").rename(tmp_path / "views")
+    for number in range(3):
+        write_image(tmp_path / "masks" / f"{number}.png", image)
+    assert len(collect([str(tmp_path)], without_labels).images) == 9, "photographs of masks"
 
 
 def test_a_glob_may_match_videos(tmp_path: Path, mixed: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from fcnseg.datasets import Found, name_uniquely
 from fcnseg.datasets.pairing import (
@@ -17,6 +18,7 @@ from fcnseg.datasets.pairing import (
     Listing,
     place_of,
 )
+from fcnseg.datasets.pairing.by_words import pair_by_names
 from fcnseg.datasets.pairing.candidates import (
     CHOOSE,
     are_cut_outs,
@@ -32,9 +34,11 @@ from fcnseg.datasets.pairing.candidates import (
     two_images,
     unless_all,
 )
-from fcnseg.datasets.pairing.looks import Candidate, Looks, sample, tell_labels
+from fcnseg.datasets.pairing.looks import Candidate, Looks, looks_at, sample, tell_labels
 from fcnseg.datasets.pairing.path_words import DERIVED, RUN, Names, are_shelved
-from fcnseg.errors import DatasetError
+from fcnseg.errors import DatasetError, counted
+from fcnseg.files import NonLocalPath
+from fcnseg.progress import Callback, Message
 
 
 def find_by_content(listing: Listing) -> Found | None:
@@ -318,3 +322,20 @@ def _by_turn(pairs: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
     first: dict[str, tuple[str, str]] = {}
     again = [pair for pair in pairs if first.setdefault(pair[1], pair) is not pair]
     return [[first[labels] for labels in dict.fromkeys(labels for _, labels in again)], again]
+
+
+def without_labels(folder: Path, files: list[Path], callback: Callback) -> list[Path]:
+    """The files of a folder but those that are labels of images there, as names and pixels say."""
+    if isinstance(folder, NonLocalPath):
+        return files
+    names = {path: path.relative_to(folder).as_posix() for path in files}
+    listing = Listing(folder, tuple(names.values()))
+    found = pair_by_names(listing)
+    images = looks_at(listing, [names[pair.image] for pair in found.pairs])
+    if tell_labels(images, looks_at(listing, [names[pair.labels] for pair in found.pairs])) != 1:
+        return files
+    labels = {*(pair.labels for pair in found.pairs), *found.orphan_labels}
+    labels.update(map(listing.path, (n for n in listing.images if place_of(n).role == "other")))
+    count = f"{counted(len(labels), 'label image')} ({min(labels)}{' ...' * (len(labels) > 1)})"
+    callback(Message(f"Skipped {count}; to segment labels, give their folder."))
+    return [path for path in files if path not in labels]

@@ -77,11 +77,18 @@ class FileSink:
 class SequenceSink:
     """A file of one kind for each frame, by a pattern (frame_%04d.png), numbered from 1 on."""
 
+    _AHEAD = 64
+    """So many names are listed as outputs before their files are written, in case of a SIGKILL."""
+
     def __init__(self, pattern: Path, kind: str, renderer: Renderer) -> None:
-        self._pattern, self._kind, self._renderer, self._count = pattern, kind, renderer, 0
+        self._pattern, self._kind, self._renderer = pattern, kind, renderer
+        self._count = self._marked = 0
 
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
         """Write the next file."""
+        if self._count == self._marked:
+            self._marked += self._AHEAD
+            self._mark(self._marked)
         path = self._pattern.with_name(self._pattern.name % (self._count + 1))
         write_bytes(path, self._renderer.encode(self._kind, frame, prediction, path))
         self._count += 1
@@ -91,10 +98,15 @@ class SequenceSink:
         del complete
         if not self._count:
             return []
-        names = [self._pattern.name % number for number in range(1, self._count + 1)]
-        with contextlib.suppress(OptionError, MediaError):  # somebody's own manifest is kept
-            mark(self._pattern.parent, names)
+        self._mark(self._count)
         return [self._pattern]
+
+    def _mark(self, count: int) -> None:
+        folder = self._pattern.parent
+        names = [self._pattern.name % number for number in range(1, self._marked + 1)]
+        unused = [name for name in names[count:] if not (folder / name).exists()]
+        with contextlib.suppress(OptionError, MediaError):  # somebody's own manifest is kept
+            mark(folder, names[:count], not_there=unused)
 
 
 class PipeSink:

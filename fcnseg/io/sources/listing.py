@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,9 @@ from fcnseg.remote.listing import is_large
 
 Named = tuple[str, Path]
 """An image's name (relative, no suffix, "/" between folders) and its file."""
+
+Choose = Callable[[Path, list[Path], Callback], list[Path]]
+"""Those of a folder's files that are taken; the callback receives what is not."""
 
 
 def in_folder(
@@ -193,14 +196,12 @@ def _relative(path: Path, root: Path) -> Path:
 
 
 def _what_is_there(files: list[Path]) -> str:
-    if not files:
-        return "there are no files"
-    kinds = Counter(path.suffix.lower() or "no suffix" for path in files)
-    return "found " + ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5))
+    kinds = Counter(path.suffix.lower() or "no suffix" for path in files).most_common(5)
+    found = ", ".join(f"{count} x {kind}" for kind, count in kinds)
+    return f"found {found}" if found else "there are no files"
 
 
-_FRAME_NUMBER = re.compile(r"_\d{6,}$")
-"""How the name of a video's frame ends."""
+_FRAME_NUMBER = re.compile(r"_\d{6,}$")  # how the name of a video's frame ends
 
 
 @dataclass(frozen=True)
@@ -233,22 +234,24 @@ class Collected:
 
 
 def collect(
-    arguments: Sequence[str], *, exclude: Path | None = None, callback: Callback = no_callback
+    arguments: Sequence[str],
+    chosen: Choose = lambda _, files, __: files,
+    *,
+    exclude: Path | None = None,
+    callback: Callback = no_callback,
 ) -> Collected:
     """What the arguments stand for.
 
-    exclude: a folder to skip (where outputs go); the callback receives earlier outputs that are
-    skipped. MediaError where an argument is missing or has
-    no images or videos; OptionError for a camera, a stream or stdin among several.
+    chosen: see there. exclude: a folder to skip (where outputs go). MediaError where an argument is
+    missing or has no images or videos; OptionError for a camera, a stream or stdin among several.
     """
     if not all(arguments) or not arguments:
         raise OptionError("A source is empty.", hint='the current folder is "."')
     if len(arguments) == 1 and not _is_several(arguments[0]):
         return Collected(single=arguments[0])
-    files: list[Path] = []
-    skipped: list[Path] = []
+    files, skipped = list[Path](), list[Path]()
     for argument in arguments:
-        found, others = _files_of(argument, exclude, callback)
+        found, others = _files_of(argument, chosen, exclude, callback)
         files += found
         skipped += others
     files = list({resolved(path): path for path in reversed(files)}.values())[::-1]
@@ -284,7 +287,7 @@ def _is_several(argument: str) -> bool:
 
 
 def _files_of(
-    argument: str, exclude: Path | None, callback: Callback
+    argument: str, chosen: Choose, exclude: Path | None, callback: Callback
 ) -> tuple[list[Path], list[Path]]:
     """The images and videos of an argument, and the other files that it stands for."""
     path = given_path(argument)
@@ -296,7 +299,8 @@ def _files_of(
     if is_large(path):
         raise remote_listing.too_many(path)
     if path.is_dir():
-        return _split(files_in(path, exclude=exclude, callback=callback), f"{path} has")
+        files = chosen(path, files_in(path, exclude=exclude, callback=callback), callback)
+        return _split(files, f"{path} has")
     if path.exists():
         return _listed(path) if path.suffix.lower() in LIST_SUFFIXES else ([path], [])
     if isinstance(path, RemotePath):
@@ -333,8 +337,7 @@ def _is_video(path: Path) -> bool:
     )
 
 
-LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
-"""Suffixes (lower case) of text files that list images."""
+LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})  # of text files that list images
 
 
 def is_address(text: str) -> bool:
