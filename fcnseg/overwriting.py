@@ -33,7 +33,7 @@ def mark(folder: Path, files: Sequence[str] = (), not_there: Sequence[str] = ())
     path = folder / MANIFEST
     refuse_folder_of_others(folder)
     known = _heading(path)
-    listed = {*(known or ()), *files}.difference(not_there)
+    listed = frozenset((*(known or ()), *files)).difference(not_there)
     if known == listed:
         return
     heading = json.dumps({_HEADING: "outputs", "files": sorted(listed)}) + "\n"

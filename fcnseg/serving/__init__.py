@@ -127,16 +127,25 @@ def refusal(error: HttpError) -> JSONResponse:
 
 
 class KnownHosts:
-    """Requests for other host names than the server's are refused, whatever they ask for."""
+    """Requests for other host names than the server's are refused; of none given, all are served.
+
+    An address may be absolute (GET http://host/path, as for a proxy): then its host counts.
+    """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        host = Headers(scope=scope).get("host", "") if scope["type"] == "http" else self._hosts[0]
+        host = Headers(scope=scope).get("host", "")
+        if absolute := re.fullmatch(
+            "https?://([^/]*)(.*)", scope["path"], re.IGNORECASE | re.DOTALL
+        ):
+            host = absolute[1]
+            scope = {**scope, "path": absolute[2] or "/"}
         served: ASGIApp = self._app
-        if re.sub(r":\d*$", "", host).lower() not in self._hosts:
+        checked = self._hosts and scope["type"] == "http"
+        if checked and re.sub(r":\d*$", "", host).lower() not in self._hosts:
             known = ", ".join(self._hosts)
             text = f"Host is {host[:100]!r}; this server is reached as: {known}."
             served = refusal(HttpError(400, text, "a proxy in front of it has to send such a Host"))

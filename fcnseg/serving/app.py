@@ -54,6 +54,8 @@ from fcnseg.serving.outputs import (
 )
 
 HERE = Path(__file__).parent
+PAUSE = 1.0
+"""Seconds without a byte of a refused body after which the refusal is sent."""
 MAX_BODIES = 16
 """Bodies of the largest size that may be in memory at the same time; smaller ones: more."""
 
@@ -125,7 +127,7 @@ class Server:
         self.metrics.pending.set_function(
             lambda: sum(served.batcher.pending for served in self.served.values())
         )
-        hosted = [Middleware(KnownHosts, hosts=hosts)] if hosts else []
+        hosted = [Middleware(KnownHosts, hosts=hosts or ())]
         self.app = Starlette(
             routes=self._routes(),
             middleware=hosted,
@@ -172,15 +174,19 @@ class Server:
     async def _drain(self, http: HttpRequest) -> None:
         """Take the rest of a refused body and drop it.
 
-        Closing a connection on which the client still sends resets it, and the refusal is lost.
+        Closing a connection on which the client still sends resets it, and the refusal is lost. A
+        client that waits for an answer (Expect: 100-continue) or sends nothing for a while has it.
         """
-        taken = 0
+        if http.headers.get("expect", "").lower() == "100-continue":
+            return
+        taken, end = 0, asyncio.get_running_loop().time() + self.limits.seconds
         with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
-            async with asyncio.timeout(self.limits.seconds):
+            async with asyncio.timeout(PAUSE) as pause:
                 async for part in http.stream():
                     taken += len(part)
                     if taken > MAX_BODIES * self.limits.bytes:
                         return
+                    pause.reschedule(min(end, asyncio.get_running_loop().time() + PAUSE))
 
     def _authorize(self, request: HttpRequest) -> None:
         if self.token is None:

@@ -33,7 +33,6 @@ from fcnseg.datasets.augment import Augment, color_matrix, rectangle
 from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.loader import Batch, BatchSampler, UnlabeledBatch, load, with_unlabeled
 from fcnseg.datasets.many_files import ScanCache, WorkerPool
-from fcnseg.datasets.pairing.by_content import without_labels
 from fcnseg.datasets.scan import scan_images
 from fcnseg.errors import OptionError, counted
 from fcnseg.io.images import read_image
@@ -73,8 +72,7 @@ def find_unlabeled(folder: Path, description: Description, callback: Callback) -
     if not folder.is_dir():
         what = "is a file; a folder is needed" if folder.exists() else "is not there"
         raise OptionError(f"--unlabeled {folder} {what}.", hint="give a folder of images")
-    found = collect([str(folder)], without_labels, callback=callback)
-    paths = sorted(path for _, path in found.images)
+    paths = sorted(path for _, path in collect([str(folder)], callback=callback).images)
     labelled = description.pairs
     pairs = [*labelled, *(Pair(path, path, "", str(path)) for path in paths)]
     with ScanCache(folder) as cache, WorkerPool(usable_cores()) as pool:

@@ -193,6 +193,24 @@ def test_what_is_refused(server: Running, path: str, body: bytes, status: int) -
     assert b"net" not in content or status == 404
 
 
+def test_a_refusal_does_not_wait_for_a_body_that_does_not_come(random_model: Path) -> None:
+    running = Running(f"net={random_model}", "--max-mb", "1", "--timeout", "30", "--device", "cpu")
+    head = b"POST /models/net/labels HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n"
+    try:
+        for more in (b"\r\nabc", b"Expect: 100-continue\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", running.port), timeout=15) as connection:
+                connection.sendall(head + more)
+                assert connection.recv(100).startswith(b"HTTP/1.1 413"), more
+    finally:
+        running.stop()
+
+
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 200), ("elsewhere.example", 400)])
+def test_an_absolute_address_is_served(server: Running, host: str, status: int) -> None:
+    assert server.ask("GET", f"http://{host}:{server.port}/health")[0] == status
+    assert server.ask("GET", f"http://{host}")[0] == status
+
+
 def test_a_small_version_does_not_hide_how_large_a_page_is() -> None:
     from fcnseg.serving.outputs import Request, TooManyPixels, decode
 

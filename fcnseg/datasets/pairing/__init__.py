@@ -341,8 +341,3 @@ def split_roles(files: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 LETTERS = re.compile(r"[^\W\d_]+")
-
-
-def words_in(name: str) -> list[str]:
-    """The words of a name, in lower case: TestSet_2 has test and set."""
-    return LETTERS.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())

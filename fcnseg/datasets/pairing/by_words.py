@@ -25,8 +25,8 @@ from fcnseg.datasets.pairing import (
     stem_of,
     suffix_of,
     without_suffix,
-    words_in,
 )
+from fcnseg.datasets.pairing.path_words import words_in
 from fcnseg.errors import as_text
 
 _LABEL_WORD = r"(masks?|labels?|l|seg|segmentation|gt|groundtruth|annot|annotation|target)"

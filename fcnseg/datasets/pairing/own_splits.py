@@ -23,10 +23,10 @@ from fcnseg.datasets.pairing import (
     stem_of,
     suffix_of,
     without_suffix,
-    words_in,
 )
 from fcnseg.datasets.pairing.by_words import folder_split, folders_split, name_split, short_split
 from fcnseg.datasets.pairing.lists import with_unused_lists
+from fcnseg.datasets.pairing.path_words import words_in
 from fcnseg.errors import STRANGE, as_text, from_bytes
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")

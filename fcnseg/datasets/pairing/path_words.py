@@ -334,3 +334,11 @@ def _number(path: Path) -> int:
     """The last number in a file's stem; -1 when there is none."""
     found = re.findall(r"\d+", path.stem)
     return int(found[-1]) if found else -1
+
+
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def words_in(name: str) -> list[str]:
+    """The words of a name, in lower case: TestSet_2 has test and set."""
+    return re.findall(r"[^\W\d_]+", _CAMEL.sub("_", name).lower())
