@@ -21,6 +21,7 @@ from fcnseg.files import atomic_write
 from fcnseg.io import cv2
 from fcnseg.io.content import (
     REDUCED,
+    SEARCHED,
     add_png_transparency,
     as_bgr,
     is_heif,
@@ -29,7 +30,6 @@ from fcnseg.io.content import (
     may_be_turned,
     may_have_profile,
     open_with_pillow,
-    stated_gamma,
     tiff_page,
     upright,
 )
@@ -50,8 +50,8 @@ from fcnseg.io.content.pixels import (
     eight_bits,
     jpeg_2000_maximum,
     over_white,
+    shown_levels,
 )
-from fcnseg.io.content.profiles import of_gamma
 from fcnseg.io.content.tiff import decode_packed, decode_tiff
 
 IMAGE_SUFFIXES = frozenset({
@@ -97,10 +97,7 @@ def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     pixels, maximum = (None, None) if is_cut(data) else decode_deep(data, name)
     if pixels is None:
         return _decode_with_pillow(data, name)
-    if (gamma := stated_gamma(data)) is not None:
-        pixels = of_gamma(gamma, pixels)
-        maximum = 255 if pixels.dtype == np.uint8 else 65535
-    return _shown(eight_bits(pixels, name, maximum=maximum), data)
+    return _shown(shown_levels(pixels, data, name, maximum=maximum), data)
 
 
 def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int | None]:
@@ -115,6 +112,8 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
         return as_bgr(decode_npy(data, name)[:, :, :3]), 1 if is_bool else None
     if data[:4] == b"\x89PNG" and b"acTL" in data[:4096]:
         return None, None  # OpenCV leaves out an image that stands before the animation
+    if data[:4] == b"GIF8" or data[:2] + data[14:18] == b"BM\x0c\0\0\0":
+        return None, None  # it leaves out what is transparent, and the colors of OS/2's palettes
     if data[:2] == b"BM" and (fields := decode_bit_fields(data)) is not None:
         return fields, None
     pixels = decode_array(data)
@@ -122,10 +121,11 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
         return decode_tiff(data, pixels, name)
     if data[:2] == b"\xff\xd8":
         check_rows(data, pixels, name)
-    if pixels is not None and data[4:8] == b"ftyp" and pixels.dtype != np.uint8:
+    if pixels is None or (data[4:8] == b"ftyp" and pixels.dtype != np.uint8):
         return None, None  # of 10 or 12 bits, and OpenCV does not say which
-    if pixels is None:
-        return None, None
+    is_palette = data[4:8] == b"jP  " and b"pclr" in data[:SEARCHED]
+    if pixels.ndim == 2 and (is_palette or data[4:8] == b"ftyp"):
+        return None, None  # OpenCV makes the palette grey, and takes an AVIF's 16..235 for 0..255
     return add_png_transparency(data, pixels), jpeg_2000_maximum(data)
 
 

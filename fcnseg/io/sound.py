@@ -68,7 +68,7 @@ class Sound:
 
         try:
             with utf8_name(path) as name:
-                source = av.open(name)
+                source = av.open(name, metadata_errors="replace")
         except (av.FFmpegError, ValueError):
             return None
         video = source.streams.best("video")

@@ -56,7 +56,7 @@ def left_out_of(path: Path) -> str:
     try:
         import av
 
-        with utf8_name(path) as name, av.open(name) as file:
+        with utf8_name(path) as name, av.open(name, metadata_errors="replace") as file:
             found = {"subtitles": len(file.streams.subtitles), "chapters": len(file.chapters())}
             tags = [*file.metadata, *(tag for stream in file.streams for tag in stream.metadata)]
             found["timecode"] = "timecode" in map(str.lower, tags)

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -278,6 +279,103 @@ def test_floats_of_formats_that_only_pillow_reads():
 def test_plain_numbers_that_are_none_are_an_error():
     with pytest.raises(MediaError):
         decode_image(b"P3 1 1 255\n1 2 x\n")
+
+
+def tiff_of(data, tags):
+    """Bytes and what they are: tag -> type (3: 16 bits, 4: 32) and numbers."""
+    entries, tail, at = b"", b"", 8 + len(data)
+    for tag, (kind, *numbers) in sorted(tags.items()):
+        stored = struct.pack(f"<{len(numbers)}{'HI'[kind - 3]}", *numbers)
+        if len(stored) > 4:
+            stored, tail = struct.pack("<I", at + len(tail)), tail + stored
+        entries += PACKED.pack(tag, kind, len(numbers)) + stored.ljust(4, b"\0")
+    listed = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", at + len(tail)) + data + tail + listed
+
+
+SIDES = {256: (4, WIDE), 257: (4, HIGH), 273: (4, 8), 278: (4, HIGH)}
+
+
+def test_a_palette_of_two_colors_in_a_tiff():
+    which = GREY // 128
+    data = np.packbits(which, axis=1).tobytes()
+    colors = (3, 0, 200 << 8, 128 << 8, 30 << 8, 0, 90 << 8)
+    more = {258: (3, 1), 259: (3, 1), 262: (3, 3), 277: (3, 1), 279: (4, len(data)), 320: colors}
+    expected = np.array([[0, 128, 0], [200, 30, 90]], np.uint8)[which]
+    assert np.array_equal(decode_image(tiff_of(data, SIDES | more)), expected)
+
+
+def test_the_old_form_of_a_jpeg_in_a_tiff():
+    file = io.BytesIO()
+    Image.fromarray(COLORS).save(file, "JPEG", quality=95, subsampling=0)
+    data = file.getvalue()
+    length = (4, len(data))
+    more = {258: (3, 8, 8, 8), 259: (3, 6), 262: (3, 6), 277: (3, 3), 279: length}
+    more |= {513: (4, 8), 514: length, 530: (3, 1, 1)}
+    found = decode_image(tiff_of(data, SIDES | more))
+    assert np.abs(found.astype(int) - decode_image(data)).max() <= 3
+
+
+def test_the_palette_of_an_os2_bmp():
+    which = np.ascontiguousarray(GREY[::-1] // 128)
+    head = struct.pack("<IHHHH", 12, WIDE, HIGH, 1, 8)
+    colors = bytes((0, 128, 0, 90, 30, 200)).ljust(768, b"\0")
+    start = 14 + len(head + colors)
+    size = start + which.size
+    data = b"BM" + struct.pack("<IHHI", size, 0, 0, start) + head + colors + which.tobytes()
+    expected = np.array([[0, 128, 0], [200, 30, 90]], np.uint8)[GREY // 128]
+    assert np.array_equal(decode_image(data), expected)
+
+
+def test_the_palette_of_a_jpeg_2000():
+    file = io.BytesIO()
+    Image.fromarray(GREY // 128).save(file, "JPEG2000", irreversible=False)
+    data = file.getvalue()
+    palette = b"pclr" + struct.pack(">HB3B", 2, 3, 7, 7, 7) + bytes((0, 128, 0, 200, 30, 90))
+    where = b"cmap" + b"".join(struct.pack(">HBB", 0, 1, band) for band in range(3))
+    boxes = b"".join(struct.pack(">I", 4 + len(box)) + box for box in (palette, where))
+    data = data.replace(b"colr\1\0\0" + bytes((0, 0, 0, 17)), b"colr\1\0\0" + bytes((0, 0, 0, 16)))
+    at = data.index(b"jp2h") - 4
+    end = at + int.from_bytes(data[at : at + 4], "big")
+    length = struct.pack(">I", end - at + len(boxes))
+    data = data[:at] + length + data[at + 4 : end] + boxes + data[end:]
+    expected = np.array([[0, 128, 0], [200, 30, 90]], np.uint8)[GREY // 128]
+    assert np.array_equal(decode_image(data), expected)
+
+
+def test_what_is_transparent_in_a_gif_wherever_that_is_said():
+    image = Image.fromarray(GREY // 128)
+    image.putpalette([0, 128, 0, 200, 30, 90])
+    file = io.BytesIO()
+    image.save(file, "GIF", transparency=0)
+    data = file.getvalue()
+    at = data.index(b"!\xf9\4") + 8
+    data = data[:at] + b"!\xff\x0bNETSCAPE2.0\3\1\0\0\0" + data[at:]
+    expected = np.array([[255, 255, 255], [200, 30, 90]], np.uint8)[GREY // 128]
+    assert np.array_equal(decode_image(data), expected)
+
+
+@pytest.mark.parametrize("kind", ["full", "limited"])
+def test_a_grey_avif_of_either_range(kind):
+    file = io.BytesIO()
+    Image.fromarray(GREY).save(file, "AVIF", quality=100, range=kind)
+    assert np.abs(decode_image(file.getvalue()).astype(int) - GREYS).max() <= 2
+
+
+def test_light_is_seen_however_bright_it_is(tmp_path):
+    light = (COLORS / 255.0) ** 2.2
+    for most in (0.7, 5.0):
+        bright = np.where(Y[:, :, None] < 4, most, light * 0.7).astype(np.float32)
+        assert cv2.imwrite(str(tmp_path / "a.hdr"), bright[:, :, ::-1])
+        seen = read_image(tmp_path / "a.hdr")[4:].astype(int)
+        assert np.abs(seen - COLORS[4:] * 0.7 ** (1 / 2.2)).max() <= 3
+
+
+@pytest.mark.parametrize("most", [1.0, 1.02, 1.6])
+def test_floats_that_exceed_white_a_little_are_not_black(most):
+    values = np.where(Y[:, :, None] < 4, most, COLORS / 255).astype(np.float32)
+    found = decode_image(as_tiff(values, photometric="rgb"))
+    assert np.array_equal(found, np.where(Y[:, :, None] < 4, 255, COLORS))
 
 
 def test_jpeg_xl(tmp_path):

@@ -164,6 +164,14 @@ def test_a_png_is_seen_by_the_numbers_of_its_colours(primaries: int, transfer: i
         assert off(decode_image(data), grey) <= 1
 
 
+@pytest.mark.parametrize(("primaries", "is_pure"), [(1, True), (2, False), (9, False)])
+def test_hdr_of_other_primaries_than_bt2020(primaries: int, is_pure: bool) -> None:
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[:, :, 0], red[:, :, 1:] = 120, 20
+    seen = decode_image(png_chunks(red, (b"cICP", bytes([primaries, 16, 0, 1])))).astype(int)
+    assert (seen[:, :, 1].min() > 0) == is_pure  # of BT.2020 it is redder than sRGB can show
+
+
 def test_an_avif_is_seen_by_the_numbers_of_its_colours() -> None:
     file = io.BytesIO()
     if not features.check("avif"):

@@ -131,6 +131,21 @@ def test_a_cover_is_no_video(tmp_path):
         open_video(tmp_path / "a.mp3")
 
 
+def test_texts_in_other_encodings_than_utf_8_are_no_obstacle(tmp_path):
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as file:
+        file.metadata["title"] = "caf?"
+        stream = file.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8))))
+    path.write_bytes(path.read_bytes().replace(b"caf?", b"caf\xe9"))
+    with open_source(path) as source:
+        assert len(list(source)) == 1
+    with VideoWriter(tmp_path / "b.mp4", Fraction(25), (48, 64), audio=path) as writer:
+        writer.write(np.full((48, 64, 3), 90, np.uint8))
+    assert not writer.encoder.sound_warning
+
+
 def test_sound_alone_is_called_so(tmp_path):
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))

@@ -15,10 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, MissingExtra
-from fcnseg.io.content import SEARCHED, as_bgr, coded_colors
-from fcnseg.io.content.profiles import shown_colors, to_srgb
+from fcnseg.io.content import SEARCHED, as_bgr, coded_colors, stated_gamma
+from fcnseg.io.content.profiles import of_gamma, of_light, shown_colors, to_srgb
 
 _MOST_BANDS = 16
+
+_RADIANCE = b"#?"
+"""How files begin whose values are light, not levels of a screen."""
+
+_OVERSHOOT = 2.0
+"""Floats up to here are 0..1 where processing (sharpening, resampling) or a cloud exceeds it."""
 
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 
@@ -31,15 +37,30 @@ _DEPTHS = (8, 10, 12, 14)
 """Bits of sensors whose values are stored in 16 as they are."""
 
 
+def shown_levels(
+    pixels: NDArray[np.generic], data: bytes, name: str, *, maximum: int | None = None
+) -> NDArray[np.uint8]:
+    """Grey, BGR or BGRA of an image file of these bytes as uint8, by the gamma that it states.
+
+    Radiance's light is shown as a screen does it. name, maximum: as of `eight_bits`.
+    """
+    if data.startswith(_RADIANCE) and pixels.dtype == np.float32:
+        return of_light(pixels)
+    if (gamma := stated_gamma(data)) is not None:
+        pixels = of_gamma(gamma, pixels)
+        maximum = 255 if pixels.dtype == np.uint8 else 65535
+    return eight_bits(pixels, name, maximum=maximum)
+
+
 def eight_bits(
     pixels: NDArray[np.generic], name: str, *, maximum: int | None = None
 ) -> NDArray[np.uint8]:
     """Values of any type as uint8; name: for the MediaError.
 
     maximum: the value of white, where the file states it. Else 16 bits are scaled by the least
-    of 8, 10, 12, 14 and 16 bits that holds the largest value; floats are 0..1, or 0..255 where they
-    exceed 1, and stretched from their least to their largest value where they exceed that, as
-    integers of other types are.
+    of 8, 10, 12, 14 and 16 bits that holds the largest value; floats are 0..1 (up to 2 is white),
+    or 0..255 where they exceed 2, and stretched from their least to their largest value where they
+    exceed that, as integers of other types are.
     """
     if pixels.dtype == np.uint8:
         if maximum in (None, 255):
@@ -67,7 +88,8 @@ def _stretched(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     values = np.where(np.isfinite(values), values, low)
     if low >= 0 and high <= 255:
-        return _scaled(values, 0, 1.0 if high <= 1 and pixels.dtype.kind == "f" else 255.0)
+        is_one = high <= _OVERSHOOT and pixels.dtype.kind == "f"
+        return _scaled(values, 0, 1.0 if is_one else 255.0)
     return _scaled(values, low, high)
 
 
@@ -193,7 +215,7 @@ def decode_rare(data: bytes, name: str) -> NDArray[np.generic] | None:
     except ImportError:
         return None
     try:
-        with av.open(io.BytesIO(data), "r") as file:
+        with av.open(io.BytesIO(data), "r", metadata_errors="replace") as file:
             form = file.format.name
             is_still = form.endswith("_pipe") or form.startswith("image2")
             return _values(next(file.decode(video=0))) if is_still else None

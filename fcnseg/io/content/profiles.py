@@ -32,6 +32,8 @@ _FROM_P3 = np.array(
     [[1.2249, -0.2249, 0.0], [-0.0421, 1.0421, 0.0], [-0.0196, -0.0786, 1.0983]], np.float32
 )  # linear Display P3 to linear BT.709, of the same white
 
+_BT709 = 1
+
 _TO_BT709_FROM = {9: _TO_BT709, 12: _FROM_P3}
 """By ITU-T H.273's number of the primaries."""
 
@@ -84,7 +86,7 @@ def shown_colors(image: NDArray[np.uint8], coded: tuple[int, int]) -> NDArray[np
     """
     primaries, transfer = coded
     if transfer in HDR:
-        return tone_mapped(image.astype(np.uint16) * np.uint16(257), transfer)
+        return tone_mapped(image.astype(np.uint16) * np.uint16(257), transfer, primaries)
     if primaries not in _TO_BT709_FROM:
         return image
     levels = np.arange(256) / 255
@@ -108,13 +110,22 @@ def _srgb(light: NDArray[Any]) -> NDArray[Any]:
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
-def tone_mapped(image: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
-    """HDR uint16 (H, W, 3) RGB of BT.2020 as it looks on a usual screen, uint8.
+def tone_mapped(image: NDArray[np.uint16], transfer: int, primaries: int = 9) -> NDArray[np.uint8]:
+    """HDR uint16 (H, W, 3) RGB as it looks on a usual screen, uint8.
 
-    transfer: 16 (PQ) or 18 (HLG). Light up to 0.8 of diffuse white is shown as it is; what is
-    brighter is compressed.
+    transfer: 16 (PQ) or 18 (HLG). primaries: of BT.2020 (9) where they are not known.
     """
-    linear = _linear_light(transfer)[image] @ _TO_BT709.T
+    linear = _linear_light(transfer)[image]
+    if primaries != _BT709:
+        linear = linear @ _TO_BT709_FROM.get(primaries, _TO_BT709).T
+    return of_light(linear)
+
+
+def of_light(linear: NDArray[Any]) -> NDArray[np.uint8]:
+    """Light (H, W, 3), 1.0 being diffuse white, as it looks on a usual screen.
+
+    Up to 0.8 of white it is shown as it is; what is brighter is compressed.
+    """
     brightest = np.maximum(linear.max(2, keepdims=True), 1e-6)
     compressed = 1 - (1 - _KNEE) * np.exp(-np.maximum(brightest - _KNEE, 0) / (1 - _KNEE))
     scale = np.where(brightest <= _KNEE, 1, compressed / brightest)

@@ -21,7 +21,10 @@ for _name in ("tifffile", "PIL.TiffImagePlugin"):  # they write to the terminal
 
 UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2  # ExtraSamples
 
-_MINISWHITE, _MINISBLACK, _RGB, _CMYK, _YCBCR, _LAB = 0, 1, 2, 5, 6, 8
+_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
+
+_OLD_JPEG = 6
+"""A compression that only libtiff (in Pillow, not in OpenCV's wheels) knows."""
 
 _SENSOR = (32803, 34892)  # photometric interpretations of DNG: a mosaic of colors, a linear one
 
@@ -122,6 +125,8 @@ def decode_tiff(
     if grey_and_more and bands == 2 and not deep and not opaque and not planar:
         return None, None  # Pillow knows it
     if photometric == _LAB or (photometric == _CMYK and deep):
+        return None, None
+    if (photometric == _PALETTE and bits == 1) or number_in(tags, 259, 1) == _OLD_JPEG:
         return None, None
     misread = (grey_and_more and (bands > 2 or not opaque)) or not is_known_to_opencv(tags)
     misread = misread or (planar and (deep or not opaque))

@@ -213,7 +213,8 @@ class PyavReader(FrameReader):
         self._threads = threads
 
     def _opened(self) -> Any:
-        source, more = self._source, {"options": self._options, "format": self._container}
+        source = self._source
+        more = {"options": self._options, "format": self._container, "metadata_errors": "replace"}
         if not isinstance(source, str):
             return self._av.open(source, **more)
         timeout = _TIMEOUT if "://" in source else None

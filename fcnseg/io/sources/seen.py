@@ -35,8 +35,9 @@ class Viewer:
         """A frame as uint8 (H, W, 3) RGB, not turned."""
         if int(frame.colorspace) == _YCGCO:
             return self._from_ycgco(frame)
-        if int(frame.color_trc) in HDR:
-            return tone_mapped(self._converted(frame, "rgb48le"), int(frame.color_trc))
+        if (transfer := int(frame.color_trc)) in HDR:
+            deep = self._converted(frame, "rgb48le")
+            return tone_mapped(deep, transfer, int(frame.color_primaries))
         if _has_alpha(frame.format.name):
             rgba = np.asarray(self._converted(frame, "rgba"), np.uint8)
             return over_white(rgba[:, :, :3], rgba[:, :, 3])
