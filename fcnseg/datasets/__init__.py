@@ -142,7 +142,7 @@ class Reading:
     classes: names and colors; numbered names where nothing gives any.
     ignore_index: the stored ignore value (255 where labels are colors), or None.
     why: sentences for people. unlabelled: names of a class list that say "no label" (void,
-        unknown), and their stored values, which are ignored.
+        unknown), and their stored values, which are ignored; without a name what may be such.
     unused_list: a class list that does not fit what is stored, and what it lists; "" if none.
     """
 

@@ -33,7 +33,7 @@ from fcnseg.datasets.formats.any_json import ANY_JSON
 from fcnseg.datasets.formats.documents import CONVERT, Finder
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo, renamed
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
-from fcnseg.datasets.formats.named_masks import find_open_images
+from fcnseg.datasets.formats.named_masks import find_open_images, in_class_folders
 from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
 from fcnseg.datasets.pairing import Listing, list_folder, lists, marks
@@ -202,7 +202,7 @@ def _find(
         found = _find_kind(listing, declared.layout if declared else None)
     if yaml:
         found = renamed(found, read_yaml_names(yaml))
-    found = in_one_size(in_one_format(found))
+    found = in_class_folders(in_one_size(in_one_format(found)), listing)
     in_folds = by_folds(found, listing)
     if in_folds is None and not all(pair.split for pair in found.pairs):
         found = with_own_split(found, listing, yaml)

@@ -88,12 +88,26 @@ def _values(image: Image.Image, data: bytes) -> NDArray[np.int32] | NDArray[np.u
     values = np.asarray(image)
     if values.ndim == 3:  # LA, La, PA: the second channel is transparency
         values = values[:, :, 0]
-    if np.issubdtype(values.dtype, np.floating) and not np.array_equal(values, np.rint(values)):
-        return None
-    whole = values.astype(np.int32)
-    if image.mode == "L" and depth in (2, 4):  # Pillow stretches these to 0..255
+    whole = _whole(values)
+    if (
+        whole is not None and image.mode == "L" and depth in (2, 4)
+    ):  # Pillow stretches these to 0..255
         whole //= 255 // (2**depth - 1)
     return whole
+
+
+NO_DATA = 1e38
+"""What GIS programs write where a raster of floats has no data is beyond this, or not a number."""
+
+
+def _whole(numbers: NDArray[Any]) -> NDArray[np.int32] | None:
+    """Numbers as int32, -1 where floats say that there is none; None where some are not whole."""
+    if numbers.dtype.kind == "f":
+        numbers = np.where(np.abs(numbers) < NO_DATA, numbers, -1)  # NaN is not less
+        if not np.array_equal(numbers, np.rint(numbers)):
+            return None
+    fits = numbers.min() >= -(2**31) and numbers.max() < 2**31
+    return numbers.astype(np.int32) if fits else None
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -270,15 +284,12 @@ def as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
             return RawLabels(array, None, "RGB")
         array = _from_layers(array)
     plain = array.ndim == 2 and array.size > 0 and array.dtype.kind in "buif"
-    if not (plain and np.array_equal(array, np.rint(array)) and _fits_32_bits(array)):
+    whole = _whole(array) if plain else None
+    if whole is None:
         raise MediaError(
             f"{path} holds {array.dtype} {array.shape}; labels are whole numbers (height, width)."
         )
-    return RawLabels(array.astype(np.int32), None, "I")
-
-
-def _fits_32_bits(array: NDArray[Any]) -> bool:
-    return bool(array.min() >= -(2**31) and array.max() < 2**31)
+    return RawLabels(whole, None, "I")
 
 
 def _from_layers(array: NDArray[Any]) -> NDArray[Any]:

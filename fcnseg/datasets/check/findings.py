@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fcnseg.classes import IGNORE
+from fcnseg.classes import BINARY, IGNORE
 from fcnseg.datasets import Pair, files_of
 from fcnseg.datasets.encoding.values import GREY, GREYS
+from fcnseg.datasets.formats.named_masks import class_folders
 from fcnseg.datasets.scan import Scanned
 from fcnseg.errors import DatasetError, counted
 from fcnseg.io.bands import Layout, common_layout
@@ -259,9 +260,11 @@ def doubtful(seen: Scanned, findings: Sequence[Finding]) -> list[Pair]:
 
 
 def questions(seen: Scanned) -> Iterable[Finding]:
-    """What may be one class and is read as two: numbers beside colors, names that are alike."""
+    """What may be one class and is read as two: numbers beside colors, names that are alike; or
+    may be two and is read as one."""
     yield from _two_storages(seen)
     yield from _names_alike(seen)
+    yield from _class_folders(seen)
 
 
 def _two_storages(seen: Scanned) -> Iterable[Finding]:
@@ -302,4 +305,21 @@ def _names_alike(seen: Scanned) -> Iterable[Finding]:
             f"Is each of these one class? {', '.join(alike)}. They are read as two.",
             repair="if it is, use one name in the annotations, or write a dataset.toml (--write) "
             "with one [[class]] that has the `values` of both",
+        )
+
+
+def _class_folders(seen: Scanned) -> Iterable[Finding]:
+    """Masks of one object in folders that may say which (cat/masks, dog/masks)."""
+    description = seen.description
+    if description.encoding.store != "pixels" or description.classes.names != BINARY:
+        return
+    words = dict.fromkeys(class_folders(description.pairs, description.root))
+    if words:
+        yield Finding(
+            "warning",
+            "class-folders",
+            f"Are {listed([*words])} classes? The label files are in folders of these names, and "
+            f"are read as one class, {BINARY[1]}.",
+            repair="if they are, put a classes.txt into the dataset's folder, with one of these "
+            "names on each line",
         )

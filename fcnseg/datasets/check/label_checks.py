@@ -56,25 +56,24 @@ def label_findings(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 
 
 def _no_label_names(seen: Scanned) -> Iterable[Finding]:
-    """Names that say "no label", of values that usually are classes."""
-    pixels = seen.values.pixels
+    """Values that may stand for "ignore", by their name or by where they lie."""
+    pixels, encoding = seen.values.pixels, seen.description.encoding
     for name, value in seen.description.unlabelled:
-        if value not in PLAIN and pixels.get(value):
-            stored = seen.description.encoding.shown(value)
-            fraction = percent(pixels[value] / seen.values.total)
-            shown = f"{name} ({stored}, {fraction}" if name else f"value {stored} ({fraction}"
-            reason = (
-                "as its name says"
-                if name
-                else f"as a thin band between the others: {value - 1} is in no file"
-            )
-            yield Finding(
-                "warning",
-                "unlabelled-class",
-                f"Is {shown} of the pixels) a class? It is ignored, {reason}.",
-                repair=f"if it is one, write a dataset.toml (--write), take {stored} out of "
-                f'`ignore` and add a [[class]] named "{name or f"class_{value}"}"',
-            )
+        if value in PLAIN or not pixels.get(value):
+            continue
+        stored = encoding.shown(value)
+        fraction = percent(pixels[value] / seen.values.total)
+        shown = f"{name} ({stored}, {fraction}" if name else f"value {stored} ({fraction}"
+        if value in encoding.ignore:
+            read = "ignored, as its name says" if name else "ignored, as a band between the others"
+            repair = f"if it is one, write a dataset.toml (--write), take {stored} out of `ignore`"
+            repair += f' and add a [[class]] named "{name or f"class_{value}"}"'
+        else:
+            read = "read as one, though it is a band between the others"
+            repair = "if nobody was sure there, write a dataset.toml (--write), remove its "
+            repair += f"[[class]] and put {stored} under `ignore`"
+        message = f"Is {shown} of the pixels) a class? It is {read}."
+        yield Finding("warning", "unlabelled-class", message, repair=repair)
 
 
 def _one_value_each(seen: Scanned) -> Iterable[Finding]:

@@ -187,6 +187,7 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
         named(names, colors=colors),
         ignore[0] if ignore else None,
         tuple(why),
+        () if values.rim is None else (("", values.rim),),
     )
 
 
@@ -195,7 +196,7 @@ def _read_without(
 ) -> Reading:
     """All but one value, which stands for "ignore". note: why, where that is a question."""
     rest = {value: pixels for value, pixels in values.pixels.items() if value != ignored}
-    reading = read_values(replace(values, pixels=rest, band=None), entries)
+    reading = read_values(replace(values, pixels=rest, band=None, rim=None), entries)
     encoding = replace(reading.encoding, ignore=(*reading.encoding.ignore, ignored))
     why = (*reading.why, f"value {ignored} is ignored{note}")
     asked = (("", ignored),) if note else ()

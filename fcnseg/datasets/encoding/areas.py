@@ -18,15 +18,17 @@ from fcnseg.datasets.encoding.objects import (
     Seen,
     are_of_one_file,
     have_gaps,
+    in_steps,
+    may_be_few,
     may_have_gaps,
     numbered_in_channel,
-    numbered_in_steps,
     pieces_of,
 )
 from fcnseg.datasets.encoding.values import (
     LOSSY,
     ValueCounts,
     Values,
+    are_instances,
     packed_colors,
     single_numbers,
 )
@@ -73,7 +75,7 @@ def look_closer(
 
     `solid` becomes the values that cover areas, where the others are smoothed edges between
     them; `exact` whether all cover areas; `instances` stays only where most numbers are one piece;
-    `band` a value that stands for "ignore". A few files are read again.
+    `band` a value that stands for "ignore", `rim` one that may. A few files are read again.
     """
     if values.terms or values.lossy or values.rest:
         return values
@@ -84,15 +86,20 @@ def look_closer(
 
     if values.instances or are_of_one_file(values, counts) or numbered_in_channel(values, counts):
         return replace(values, instances=_in_one_piece(samples))
-    if numbered_in_steps(values, counts) and _in_one_piece(samples):
+    steps = in_steps(values, counts)
+    if are_instances(steps) and _in_one_piece(samples):
         return replace(values, instances=True)
-    if may_have_gaps(values, counts) and have_gaps(counts, map(_with_image, sampled())):
+    few = bool(steps) and may_be_few(steps)
+    if (few or may_have_gaps(values, counts)) and have_gaps(
+        counts, map(_with_image, sampled()), few=few
+    ):
         return replace(values, instances=True)
     places = (f"{pair.labels.parent.name}/{pair.labels.name}" for pair in pairs)
     named = all("trimap" in place.lower() for place in places)
-    band = _band(values, samples) or _unsure(values, samples, named=named)
+    band, rim = _unsure(values, samples, named=named)
     solid, exact = _solid(values, samples)
-    return replace(values, solid=solid, exact=exact, band=band)
+    band = _band(values, samples) if band is None else band
+    return replace(values, solid=solid, exact=exact, band=band, rim=rim)
 
 
 def _in_one_piece(samples: _Samples) -> bool:
@@ -175,39 +182,50 @@ MIDDLE = 8
 """A grey no farther from the middle of 0 and 255 may say that nobody was sure."""
 
 NARROW = 6, 0.02
-"""Pixels, or the fraction of the image's shorter side, that such a band is wide at most."""
+"""Pixels, or the fraction of the image's shorter side, that such a band is wide at most, where it
+is a grey; a number may be twice as wide."""
 
 TOUCHING = 0.05
 """So much of the object's outline at most touches the background."""
 
 
-def _unsure(values: Values, samples: _Samples, *, named: bool) -> int | None:
-    """The middle grey of 0, 128 and 255, if it is a band all around 255, thin unless the files are
-    `named` trimaps, and 255 is no background. A thin ring may be a class where it has a name."""
+def _unsure(values: Values, samples: _Samples, *, named: bool) -> tuple[int | None, int | None]:
+    """The value of a band all around the object, where nobody was sure: the middle grey of 0, 128
+    and 255 if it is thin, the last of 0, 1, 2 or 1, 2, 3, either in files `named` trimaps; and the
+    last number of others if it is thin, which may be a class."""
     seen = sorted(value for value in values.pixels if value >= 0)
-    if values.kind != "index" or len(seen) != 3 or (seen[0], seen[2]) != (0, IGNORE):
-        return None
-    grey = seen[1]
+    numbered = seen in ([0, 1, 2], [1, 2, 3])
+    greys = len(seen) == 3 and (seen[0], seen[2]) == (0, IGNORE)
+    if values.kind != "index" or not (
+        numbered or (greys and abs(2 * seen[1] - IGNORE) <= 2 * MIDDLE)
+    ):
+        return None, None
+    between = seen.pop(2 if numbered else 1)
+    ground, thing = sorted(seen, key=lambda value: -values.border.get(value, 0))
     most = max(values.border, key=lambda value: values.border[value])
-    if abs(2 * grey - IGNORE) > 2 * MIDDLE or most != 0:
-        return None
-    if values.files[grey] < MOST_BETWEEN * values.files[IGNORE]:
-        return None
+    if (
+        most != ground
+        or (greys and ground)
+        or values.files[between] < (MOST_BETWEEN * values.files[thing])
+    ):
+        return None, None
     narrow = total = touching = outline = 0
     for numbers in samples():
-        near, far = (_distances(numbers, value) for value in (0, IGNORE))
-        band = numbers == grey
-        if not band.any() or IGNORE not in numbers:
+        near, far = (_distances(numbers, value) for value in (ground, thing))
+        band = numbers == between
+        if not band.any() or thing not in numbers:
             continue
-        widest = max(NARROW[0], NARROW[1] * min(numbers.shape))
+        widest = max(NARROW[0], NARROW[1] * min(numbers.shape)) * (1 + numbered)
         narrow, total = (
             narrow + int((near + far <= widest + 1)[band].sum()),
             total + int(band.sum()),
         )
-        edge = (numbers == IGNORE) & (_distances(numbers, grey, 0) < 1.5)
+        edge = (numbers == thing) & (_distances(numbers, between, ground) < 1.5)
         touching, outline = touching + int((near < 1.5)[edge].sum()), outline + int(edge.sum())
-    thin = named or (total and narrow >= MOST_BETWEEN * total)
-    return grey if thin and outline and touching <= TOUCHING * outline else None
+    thin = total and narrow >= MOST_BETWEEN * total
+    if not outline or touching > TOUCHING * outline or not (named or thin):
+        return None, None
+    return (between, None) if named or greys else (None, between)
 
 
 def _distances(numbers: NDArray[np.int32], *values: int) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from fcnseg.datasets.encoding.entries import (
     Entry,
+    is_ignored,
     read_color,
     read_items,
     read_label_map,
@@ -44,12 +45,9 @@ def find_entries(listing: Listing) -> tuple[tuple[Entry, ...], str]:
 
 def _read_as(reader: Callable[[Path], list[Entry]], path: Path) -> tuple[Entry, ...]:
     """A class list's entries; () for a file with another content."""
-    if is_own_table(path):
-        return ()
-    try:
-        entries = reader(path)
-    except (OSError, *STRANGE):
-        return ()
+    entries: list[Entry] = []
+    with contextlib.suppress(OSError, *STRANGE):
+        entries = [] if is_own_table(path) else reader(path)
     names = [entry.name for entry in entries]
     files = any("\t" in name or is_image(name.rpartition(" ")[2]) for name in names)
     return tuple(entries) if names and len(names) == len(set(names)) and not files else ()
@@ -213,8 +211,12 @@ def _entries_in(data: Any) -> list[Entry]:
     reverse; or what holds one of these."""
     inside = _inside(data)
     if inside is not None:
-        entries = _entries_in(inside)
         said = {_plain(key): data[key] for key in data} if isinstance(data, Mapping) else {}
+        order = said.get("regionsclassorder")
+        if order:  # nnU-Net's regions lie within each other: the number that is stored for each
+            parts = [one for one, about in inside.items() if about != 0 and not is_ignored(one)]
+            inside = {**inside, **dict(zip(parts, order, strict=True))}
+        entries = _entries_in(inside)
         colors = next((said[word] for word in _PALETTES if word in said), ())
         if isinstance(colors, list) and len(colors) == len(entries):
             shown = [None if color is None else read_color(color) for color in colors]
@@ -222,7 +224,7 @@ def _entries_in(data: Any) -> list[Entry]:
         return entries
     if isinstance(data, Mapping):
         if len({isinstance(about, int) for about in data.values()}) > 1:
-            raise ValueError("some classes are of several numbers")  # nnU-Net's regions
+            raise ValueError("some classes are of several numbers")
         return [_entry(str(name), about) for name, about in data.items()]
     return [_listed(about) for about in data]
 
@@ -341,10 +343,7 @@ def _of_parts(parts: Sequence[str]) -> list[Entry]:
 def find_yaml_names(listing: Listing) -> tuple[tuple[Entry, ...], str]:
     """The classes of the first YAML file that has `names:`, and that file's name; ((), "")."""
     for name in listing.with_suffix(".yaml", ".yml"):
-        try:
-            entries = read_yaml_names(listing.path(name))
-        except (OSError, *STRANGE):
-            continue
-        if entries:
-            return tuple(entries), name
+        with contextlib.suppress(OSError, *STRANGE):
+            if entries := read_yaml_names(listing.path(name)):
+                return tuple(entries), name
     return (), ""

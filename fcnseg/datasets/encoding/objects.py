@@ -119,20 +119,29 @@ ONE_PIECE = 0.9
 DIFFERENT = 0.6
 """Two files' numbers with gaps have no more in common, on average (intersection over union)."""
 
-BY_CHANCE = 2.0
+BY_CHANCE = 2.0, 8.0
 """Numbers say nothing of size, place and color where these vary between numbers at most so many
-times as within one."""
+times as within one; of a few numbers in steps the second."""
 
-FEWEST_AGAIN = 20
+FEWEST_AGAIN = 20, 6
 """So many pieces more than numbers it takes to say that."""
 
+LEAST = np.array([*[1e-9] * 3, *[4.0] * 3])
+"""Variances of x, y and size, red, green and blue that are none: of a color two levels of 255."""
 
-def numbered_in_steps(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
-    """Whether files number their objects in steps (10, 20, 30), as others do from 1 on."""
+
+def in_steps(values: Values, counts: Iterable[ValueCounts | None]) -> list[frozenset[int]]:
+    """The numbers but 0 of each file as others have them that count from 1, where these go in steps
+    (10, 20, 30); [] for numbers that do not."""
     step = gcd(*values.pixels) if values.kind == "index" and 0 in values.pixels else 1
-    return step > 1 and are_instances(
-        [frozenset(v // step for v in one.values) - {0} for one in counts if one is not None]
-    )
+    files = [one.values for one in counts if one is not None] if step > 1 else []
+    return [frozenset(value // step for value in some) - {0} for some in files]
+
+
+def may_be_few(stored: Sequence[frozenset[int]]) -> bool:
+    """Whether numbers may be of objects, of which no file has many: 1..n in all, n differs."""
+    in_a_row = all(some == {*range(1, len(some) + 1)} for some in stored)
+    return in_a_row and len({*map(len, stored)} - {0}) >= FEWEST_FILES
 
 
 def may_have_gaps(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
@@ -153,9 +162,11 @@ Seen = tuple[NDArray[np.int32], NDArray[np.uint8] | None]
 """Numbers, and the image that they are of, (H, W, 3), if it can be read."""
 
 
-def have_gaps(counts: Iterable[ValueCounts | None], seen: Iterable[Seen]) -> bool:
-    """Whether such numbers (`may_have_gaps`) are of objects: each is in one piece, and either in
-    hardly more than one file, or of no size, place and color of its own, as classes' are."""
+def have_gaps(
+    counts: Iterable[ValueCounts | None], seen: Iterable[Seen], *, few: bool = False
+) -> bool:
+    """Whether numbers (`may_have_gaps`, `may_be_few`) are of objects: each is in one piece, and
+    either in hardly more than one file, or of no size, place and color of its own, as classes'."""
     stored = [frozenset(one.values) - {0} for one in counts if one is not None]
     every = frozenset[int]().union(*stored)
     once = sum(map(len, stored)) <= 1.5 * len(every) and len(every) > 2 * max(map(len, stored))
@@ -172,9 +183,9 @@ def have_gaps(counts: Iterable[ValueCounts | None], seen: Iterable[Seen]) -> boo
             return False
     if not rows or single < ONE_PIECE * sum(map(len, rows)):
         return False
-    x, y, *others = _ratios(np.concatenate(rows))
-    placed = max(x, y) >= BY_CHANCE and in_order < ONE_PIECE * files
-    return once or (max(others) < BY_CHANCE and not placed)
+    x, y, *others = _ratios(np.concatenate(rows), FEWEST_AGAIN[few])
+    placed = max(x, y) >= BY_CHANCE[few] and in_order < ONE_PIECE * files
+    return once or (max(others) < BY_CHANCE[few] and not placed)
 
 
 def _features(
@@ -194,19 +205,19 @@ def _features(
     return rows
 
 
-def _ratios(rows: NDArray[np.float64]) -> list[float]:
+def _ratios(rows: NDArray[np.float64], fewest: int) -> list[float]:
     """How much each feature varies between numbers, against within one (the F of an analysis of
     variance); infinite where too few numbers are in several files."""
     numbers, which = np.unique(rows[:, 0], return_inverse=True)
     free = len(rows) - len(numbers)
-    if free < FEWEST_AGAIN or len(numbers) < 2:
+    if free < fewest or len(numbers) < 2:
         return [np.inf] * (rows.shape[1] - 1)
     times = np.bincount(which)[:, None]
     features = rows[:, 1:]
     means = np.stack([np.bincount(which, one) for one in features.T], 1) / times
     within = ((features - means[which]) ** 2).sum(0) / free
     between = (times * (means - features.mean(0)) ** 2).sum(0) / (len(numbers) - 1)
-    return [*(between / np.maximum(within, 1e-9)).tolist()]
+    return [*(between / np.maximum(within, LEAST)).tolist()]
 
 
 NUMBERS = 64
@@ -292,7 +303,7 @@ def only_channel(values: Values) -> int:
 def classes_of_channel(values: Values, factor: int) -> tuple[Values, dict[int, tuple[int, ...]]]:
     """Colors as the class numbers in one of their channels; and the colors of each."""
     one = replace(values, kind="index", pixels={}, border={}, files={}, palette={}, solid=())
-    one.instances, one.band = False, None
+    one.instances, one.band, one.rim = False, None, None
     colors: dict[int, tuple[int, ...]] = {}
     for color, pixels in sorted(values.pixels.items()):
         number = color // factor % 256

@@ -31,11 +31,9 @@ _NARROW = ("1", "L", "P", "LA", "PA")  # modes of Pillow that hold 0..255
 GREYS = 32
 """Values from here on are greys rather than indices, where another file stores indices."""
 
-FEWEST_FILES = 3
-"""Numbers of objects are known by so many files that have different numbers of them."""
-
-MANY = 5
-"""And by a file with so many objects."""
+FEWEST_FILES, MANY = 3, 5
+"""Numbers of objects are known by so many files that have different numbers of them, and by a file
+with so many objects."""
 
 GREY = 0x010101
 """A grey level times this is its packed color."""
@@ -73,7 +71,7 @@ class Values:
     aliases: greys of some files (0, 255) -> what other files store for the same (0, 1).
     instances: whether the values are numbers of objects, 1..n anew in each file.
     solid: the values that cover areas, where all others are known to be smoothed edges.
-    exact: whether no value is a smoothed edge. band: a thin band between the others; None.
+    exact: whether no value is a smoothed edge. band: one that says "ignore"; rim: one that may.
     alone: whether files of 0 and 255 alone stand beside files that hold 1 and 255.
     """
 
@@ -91,6 +89,7 @@ class Values:
     solid: tuple[int, ...] = ()
     exact: bool = False
     band: int | None = None
+    rim: int | None = None
     alone: bool = False
 
     def add(self, values: Sequence[int], counts: ValueCounts) -> None:

@@ -162,10 +162,15 @@ _REFUSED: Sequence[tuple[str, tuple[bytes, ...]]] = (
 
 _BOX = marks(b"<bndbox>")
 
+_BOX_COLUMNS = marks(b"xmin", b"ymax")
+
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 
-PACKED = (*_ARCHIVES, ".parquet", ".arrow", ".tfrecord", ".h5")
-"""Suffixes of files that hold many (WebDataset, Hugging Face)."""
+PACKED = (
+    *_ARCHIVES, ".parquet", ".arrow", ".tfrecord", ".tfrecords", ".h5", ".hdf5", ".mat", ".mdb",
+    ".pkl",
+)  # fmt: skip
+"""Suffixes of files that hold many images (WebDataset, Hugging Face, NYU's Matlab file)."""
 
 _ANNOTATIONS = (
     ".xml", ".json", ".ndjson", ".jsonl", ".mat", ".txt", ".csv", ".h5", ".hdf5", ".parquet",
@@ -177,8 +182,9 @@ _ANNOTATIONS = (
 def unread_annotations(listing: Listing) -> tuple[str, str]:
     """What stands beside images without labels that may be meant for them, and what to do ("")."""
     hint = "export the dataset as segmentation (polygons or masks)"
-    if boxes := listing.saying(_BOX, ".xml"):
-        return f"; {boxes[0]} and similar files hold bounding boxes", hint
+    if boxes := [*listing.saying(_BOX, ".xml"), *listing.saying(_BOX_COLUMNS, ".csv")]:
+        held = "and similar files hold" if boxes[1:] else "holds"
+        return f"; {boxes[0]} {held} bounding boxes", hint
     if boxes := listing.saying(COCO_HEAD, ".json"):
         return f"; {boxes[0]} is a COCO file of boxes or keypoints, without outlines", hint
     for tool, words in _REFUSED:

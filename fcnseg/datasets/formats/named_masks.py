@@ -1,4 +1,5 @@
-"""Images of labels that a file of their own explains: labelme's folders, ADE20K, Open Images.
+"""Images of labels that a file of their own explains: labelme's folders, ADE20K, Open Images; or
+the folder that they are in.
 
 What a number means there differs from file to file, or stands in a table.
 """
@@ -7,17 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.datasets import Found, Pair, name_uniquely
+from fcnseg.datasets.encoding.class_lists import find_entries
 from fcnseg.datasets.encoding.entries import open_text, text_of
 from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, is_image, marks, place_of, stem_of
+from fcnseg.datasets.pairing.looks import looks_at, sample
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
 from fcnseg.errors import STRANGE, DatasetError, MediaError, as_text, reason
 from fcnseg.io.labels import RawLabels, read_raw_labels
@@ -191,3 +197,40 @@ def _class_words(listing: Listing) -> dict[str, str]:
                     if len(row) >= 2 and not is_image(row[0]):
                         words[row[0].strip()] = row[1].strip()
     return words
+
+
+# --- cat/masks/1.png, dog/masks/1.png: what a file shows is what its folder is called -------------
+
+MOST_FOLDERS = 12
+
+
+def class_folders(pairs: Sequence[Pair], root: Path) -> list[str]:
+    """The folder of each pair's labels that may say what they show: of the folders that are called
+    neither images nor labels nor a split the first that differs, if words alone name it. [] where
+    there are none, or many."""
+    start = len(str(root)) + 1
+    rests = [place_of(str(pair.labels)[start:].replace("\\", "/")).rest for pair in pairs]
+    at = next((at for at, some in enumerate(zip(*rests, strict=False)) if len({*some}) > 1), None)
+    if at is None:
+        return []
+    words = [rest[at] for rest in rests]
+    known = Counter(words)
+    plain = not any(re.search(r"\d", word) for word in known)
+    return words if plain and len(known) <= MOST_FOLDERS and min(known.values()) > 1 else []
+
+
+def in_class_folders(found: Found, listing: Listing) -> Found:
+    """What was found, with a class for each such folder where a class list names all of them."""
+    words = class_folders(found.pairs, listing.root) if found.store == "pixels" else []
+    if not words or not {*words} <= {entry.name for entry in find_entries(listing)[0]}:
+        return found
+    names = [pair.labels.relative_to(listing.root).as_posix() for pair in found.pairs]
+    if any(one.levels > 2 for one in looks_at(listing, sample(names))):
+        return found
+    pairs = [
+        replace(pair, layers=((word, pair.labels),))
+        for pair, word in zip(found.pairs, words, strict=True)
+    ]
+    terms = tuple(sorted({*words}))
+    why = f"what label files show is what their folders are called: {', '.join(terms)}"
+    return replace(found, pairs=tuple(pairs), store="layers", terms=terms, why=(*found.why, why))

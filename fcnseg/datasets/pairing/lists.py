@@ -131,18 +131,21 @@ def refuse_missing(listing: Listing) -> None:
 
 
 def with_unused_lists(found: Found, listing: Listing) -> Found:
-    """What was found, with a note of each list of pairs, or of a split, that names no file here."""
+    """What was found, with a note of each list of pairs that names no file here, or of a split
+    that names fewer here than elsewhere."""
     notes = []
     for name in listing.with_suffix(".csv", ".txt", ".lst"):
         path, is_split = listing.path(name), stem_of(name).lower() in SPLIT_WORDS
         if is_split and suffix_of(name) != ".csv":
-            wanted = _words_of(path)
-            is_here = not wanted or any(listing.mentions(stem_of(one).lower()) for one in wanted)
+            stems = [stem_of(one).lower() for one in _words_of(path)]
+            count, here = len(stems), sum(map(listing.mentions, stems))
         else:
             files = _files(path) if "/" not in name and suffix_of(name) == ".csv" else []
-            is_here = not files or any(map(is_file, files))
-        if not is_here:
-            notes.append(Unusable(path, "no file is here that it names", what="list"))
+            count, here = len(files), len(files) * any(map(is_file, files))
+        if 2 * here < count:
+            why = "no file is here that it names"
+            why = f"of the first {count} files that it names {here} are here" if here else why
+            notes.append(Unusable(path, why, what="list"))
     return replace(found, notes=(*found.notes, *notes)) if notes else found
 
 

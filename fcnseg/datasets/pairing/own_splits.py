@@ -49,7 +49,7 @@ def with_own_split(found: Found, listing: Listing, yaml: Path | None = None) -> 
     listed = _by_flags(found, listing, places) or _by_lists(found, listing, places)
     listed = listed or _by_table(found, listing, places, yaml)
     if listed is not None:
-        return listed
+        return with_unused_lists(listed, listing)
     folders = {name.rpartition("/")[0] for name in listing.files}
     for told, needs_all, why in (
         (folders_split, False, "the names of folders say which pairs are for training"),

@@ -1,0 +1,191 @@
+"""Labels that may mean two things: how they are read, and what is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcnseg.datasets.check import CheckResult, examine
+from fcnseg.datasets.check.findings import Finding
+from fcnseg.datasets.describe import describe
+from fcnseg.errors import DatasetError
+from tests.datasets.test_more_folders import trimap, written
+from tests.datasets.test_pairing import disc, photo, put, scenes
+from tests.datasets.test_public_folders import Truth, agrees
+
+
+def asked(result: CheckResult, code: str) -> Finding | None:
+    return next((one for one in result.findings if one.code == code), None)
+
+
+@pytest.mark.parametrize("values", [(2, 3, 1), (1, 2, 0)])  # background, band, object
+def test_a_band_of_the_last_number_is_a_class_with_a_question(
+    values: tuple[int, int, int], tmp_path: Path
+) -> None:
+    trimap(tmp_path, 5, 8, values)
+    result = examine(tmp_path)
+    question = asked(result, "unlabelled-class")
+    assert len(result.description.classes) == 3
+    assert question is not None
+    assert f"Is value {values[1]} " in question.message
+    assert "read as one" in question.message
+    assert f"put {values[1]} under `ignore`" in question.repair
+
+
+def test_the_last_number_of_what_is_called_a_trimap_is_ignored(tmp_path: Path) -> None:
+    """Oxford's pets: 1 the animal, 2 the background, 3 not classified."""
+    truth = trimap(tmp_path, 3, 10, (2, 3, 1))
+    (tmp_path / "masks").rename(tmp_path / "trimaps")
+    result = examine(tmp_path)
+    question = asked(result, "unlabelled-class")
+    assert agrees(
+        result.description,
+        {name: np.array([1, 0, *[0] * 253, 255], np.uint8)[one] for name, one in truth.items()},
+    )
+    assert question is not None
+    assert "ignored, as a band between the others" in question.message
+
+
+@pytest.mark.parametrize(
+    "kind", ["a broad ring", "the ring in the middle", "a class list", "rings elsewhere"]
+)
+def test_three_numbers_are_three_classes(kind: str, tmp_path: Path) -> None:
+    order = (0, 1, 2) if kind == "the ring in the middle" else (2, 3, 1)
+    trimap(tmp_path, 2 if kind == "a broad ring" else 5, 20 if kind == "a broad ring" else 8, order)
+    if kind == "a class list":
+        (tmp_path / "classes.txt").write_text("1 pet\n2 ground\n3 rim\n")
+    if kind == "rings elsewhere":
+        for number in range(6):
+            put(tmp_path / f"masks/{number}.png", disc(number, 5) + disc(number + 20, 4) + 1)
+    result = examine(tmp_path)
+    assert len(result.description.classes) == 3
+    assert asked(result, "unlabelled-class") is None
+
+
+def in_folders(root: Path, image: str, mask: str) -> Truth:
+    truth = {}
+    for number, picture, labels in scenes():
+        kind = ("cat", "dog")[number % 2]
+        put(root / image.format(kind=kind, n=number), picture)
+        put(root / mask.format(kind=kind, n=number), labels * 255)
+        truth[image.format(kind=kind, n=number)] = labels * np.uint8(1 + number % 2)
+    return truth
+
+
+FOLDERS = [
+    ("{kind}/images/{n}.png", "{kind}/masks/{n}.png"),
+    ("images/{kind}/{n}.png", "masks/{kind}/{n}.png"),
+    ("{kind}/{n}.png", "{kind}/{n}_mask.png"),
+]
+
+
+@pytest.mark.parametrize(("image", "mask"), FOLDERS)
+def test_folders_that_a_class_list_names_are_classes(image: str, mask: str, tmp_path: Path) -> None:
+    truth = in_folders(tmp_path, image, mask)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    description = describe(tmp_path)
+    assert description.classes.names == ("background", "cat", "dog")
+    assert agrees(description, truth)
+
+
+@pytest.mark.parametrize(("image", "mask"), FOLDERS)
+def test_folders_that_nothing_names_are_asked_about(image: str, mask: str, tmp_path: Path) -> None:
+    truth = in_folders(tmp_path, image, mask)
+    result = examine(tmp_path)
+    question = asked(result, "class-folders")
+    assert agrees(result.description, {name: np.minimum(one, 1) for name, one in truth.items()})
+    assert question is not None
+    assert "Are cat, dog classes?" in question.message
+
+
+@pytest.mark.parametrize(
+    "image", ["site{g}/images/{n}.png", "images/{n}.png", "train/images/{n}.png"]
+)
+def test_other_folders_are_not_asked_about(image: str, tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        name = image.format(g=number % 2, n=number)
+        put(tmp_path / name, picture)
+        put(tmp_path / name.replace("images", "masks"), labels * 255)
+    assert asked(examine(tmp_path), "class-folders") is None
+
+
+@pytest.mark.parametrize("objects", [True, False])
+def test_a_few_numbers_in_steps_are_objects_unless_they_look_different(
+    objects: bool, tmp_path: Path
+) -> None:
+    """10, 20, 30, at most three of them in a file."""
+    truth = {}
+    for number in range(9):
+        labels = np.zeros((96, 96), np.uint8)
+        for thing in range(1 + number % 3):
+            x, y = np.random.default_rng((number, thing)).integers(0, 16, 2)
+            labels[32 * thing + y : 32 * thing + y + 12, x + number : x + number + 14] = thing + 1
+        picture = photo(np.minimum(labels, 1 if objects else 2), number)
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", labels * 10)
+        truth[f"images/{number}.png"] = np.minimum(labels, 1) if objects else labels
+    assert agrees(describe(tmp_path), truth)
+
+
+@pytest.mark.parametrize("nothing", [np.nan, -np.inf, np.float32(-3.4028235e38)])
+@pytest.mark.parametrize("suffix", ["tif", "npy"])
+def test_what_a_file_of_floats_has_no_data_for_is_ignored(
+    nothing: float, suffix: str, tmp_path: Path
+) -> None:
+    truth = written(tmp_path, "images/{n}.png")
+    for name, labels in truth.items():
+        stored = labels.astype(np.float32)
+        stored[:4] = nothing
+        labels = truth[name] = labels.copy()
+        labels[:4] = 255
+        path = tmp_path / name.replace("images", "masks").replace("png", suffix)
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, stored) if suffix == "npy" else put(path, stored)
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_a_list_that_names_more_files_elsewhere_is_told_of(tmp_path: Path) -> None:
+    written(tmp_path, "images/{n:03}.png", mask="masks/{n:03}.png", factor=255)
+    (tmp_path / "train.txt").write_text("000\n001\n" + "".join(f"x{n}\n" for n in range(6)))
+    (tmp_path / "val.txt").write_text("002\n003\n")
+    question = asked(examine(tmp_path), "left-out")
+    assert question is not None
+    assert "of the first 8 files that it names 2 are here" in question.message
+
+
+def test_nnunet_names_its_regions(tmp_path: Path) -> None:
+    truth = written(tmp_path, "imagesTr/case_{n}_0000.png", 3, "labelsTr/case_{n}.png")
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"labels": labels, "regions_class_order": [1, 2], "file_ending": ".png"})
+    )
+    description = describe(tmp_path)
+    assert description.classes.names == ("background", "whole", "core")
+    assert agrees(description, truth)
+
+
+def boxes(root: Path) -> str:
+    written(root, "{n}.jpg")
+    (root / "a-export.csv").write_text(
+        '"image","xmin","ymin","xmax","ymax","label"\n"0.jpg",1,2,9,9,"a"'
+    )
+    return "a-export.csv holds bounding boxes"
+
+
+def one_file(root: Path) -> str:
+    (root / "nyu_depth_v2_labeled.mat").write_bytes(b"MATLAB 7.3 MAT-file")
+    return "unpack nyu_depth_v2_labeled.mat"
+
+
+@pytest.mark.parametrize("write", [boxes, one_file])
+def test_what_is_no_dataset_is_told_by_its_cause(
+    write: Callable[[Path], str], tmp_path: Path
+) -> None:
+    said = write(tmp_path)
+    with pytest.raises(DatasetError) as caught:
+        describe(tmp_path)
+    assert said in f"{caught.value.message} {caught.value.hint}"
