@@ -38,7 +38,7 @@ from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
 from fcnseg.datasets.pairing import Listing, list_folder, lists, marks
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
-from fcnseg.datasets.pairing.by_words import by_folds, in_one_format, pair_by_names
+from fcnseg.datasets.pairing.by_words import by_folds, find_by_stems, in_one_format, pair_by_names
 from fcnseg.datasets.pairing.candidates import CHOOSE, in_one_size
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
@@ -79,7 +79,7 @@ FINDERS: Mapping[str, Finder] = {
     "labelme": Finder(find_labelme, needs=(".json",)),
     "yolo": Finder(find_yolo, needs=(".txt",)),
     **{name: one for name, one in FORMATS.items() if name != "cityscapes-json"},
-    "stems": Finder(partial(pair_by_names, by_stem=True)),
+    "stems": Finder(find_by_stems),
     "content": Finder(find_by_content),
     "cityscapes-json": FORMATS["cityscapes-json"],  # RailSem19 has masks, too
     "json": ANY_JSON,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.check.findings import Finding
-from fcnseg.datasets.describe import describe
+from fcnseg.datasets.describe import describe, own_split_sizes
 from fcnseg.errors import DatasetError
 from tests.datasets.test_more_folders import trimap, written
 from tests.datasets.test_pairing import disc, photo, put, scenes
@@ -103,11 +104,11 @@ def test_folders_that_nothing_names_are_asked_about(image: str, mask: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    "image", ["site{g}/images/{n}.png", "images/{n}.png", "train/images/{n}.png"]
+    "image", ["site{g}/images/{n}.png", "images/{n}.png", "images/{part}set_new/{n}.png"]
 )
 def test_other_folders_are_not_asked_about(image: str, tmp_path: Path) -> None:
     for number, picture, labels in scenes():
-        name = image.format(g=number % 2, n=number)
+        name = image.format(g=number % 2, n=number, part=("train", "test")[number // 4])
         put(tmp_path / name, picture)
         put(tmp_path / name.replace("images", "masks"), labels * 255)
     assert asked(examine(tmp_path), "class-folders") is None
@@ -189,3 +190,49 @@ def test_what_is_no_dataset_is_told_by_its_cause(
     with pytest.raises(DatasetError) as caught:
         describe(tmp_path)
     assert said in f"{caught.value.message} {caught.value.hint}"
+
+
+def named_apart(root: Path, image: str, mask: str) -> Truth:
+    truth = {}
+    for number, picture, labels in scenes():
+        own = hashlib.sha256(bytes([number])).hexdigest()[:8]
+        part = ("train", "val")[number // 4]
+        names = [one.format(n=number, own=own, part=part, m=number % 4) for one in (image, mask)]
+        put(root / names[0], picture)
+        put(root / names[1], labels * 255)
+        truth[names[0]] = labels
+    return truth
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/IMG_{n}.png", "masks/{own}-IMG_{n}.png"),
+        ("images/{own}-IMG_{n}.png", "masks/IMG_{n}.png"),
+        ("images/{n}.png", "masks/{n}_{own}_mask.png"),
+        ("{part}/images/a {m}.png", "{part}/masks/{own}_a {m}.png"),
+    ],
+)
+def test_names_with_something_of_their_own_are_paired(
+    image: str, mask: str, tmp_path: Path
+) -> None:
+    truth = named_apart(tmp_path, image, mask)
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_the_folder_that_one_is_in_is_read_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, picture, labels in scenes():
+        put(tmp_path / f"fold{number % 3}/images/{number}.png", picture)
+        put(tmp_path / f"fold{number % 3}/masks/{number}.png", labels * 255)
+    monkeypatch.chdir(tmp_path)
+    assert own_split_sizes(describe(".")) == own_split_sizes(describe(tmp_path)) != {}
+
+
+def test_masks_of_a_class_each_may_be_jpeg(tmp_path: Path) -> None:
+    for number, picture, labels in scenes(3):
+        put(tmp_path / f"images/{number}.png", picture)
+        for value, word in ((1, "road"), (2, "car")):
+            put(tmp_path / f"masks/{word}/{number}.jpg", (labels == value) * np.uint8(255))
+    assert not examine(tmp_path).failed

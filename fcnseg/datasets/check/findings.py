@@ -313,8 +313,12 @@ def _class_folders(seen: Scanned) -> Iterable[Finding]:
     description = seen.description
     if description.encoding.store != "pixels" or description.classes.names != BINARY:
         return
-    words = dict.fromkeys(class_folders(description.pairs, description.root))
-    if words:
+    pairs = description.found.pairs
+    folders = class_folders(pairs, description.root)
+    words = dict.fromkeys(folders)
+    split_of = {*zip(folders, (pair.split for pair in pairs), strict=False)}
+    are_splits = len(split_of) == len(words) and len({split for _, split in split_of}) > 1
+    if words and not are_splits:
         yield Finding(
             "warning",
             "class-folders",

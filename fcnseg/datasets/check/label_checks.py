@@ -159,6 +159,7 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     elif (
         seen.labels.lossy
         and seen.description.encoding.kind == "index"
+        and not seen.description.encoding.terms  # masks of a class each
         and len(seen.values.pixels) > 2
     ):
         suffixes = (pair.labels.suffix.lower() for pair in seen.description.pairs)

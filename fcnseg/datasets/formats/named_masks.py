@@ -208,8 +208,9 @@ def class_folders(pairs: Sequence[Pair], root: Path) -> list[str]:
     """The folder of each pair's labels that may say what they show: of the folders that are called
     neither images nor labels nor a split the first that differs, if words alone name it. [] where
     there are none, or many."""
-    start = len(str(root)) + 1
-    rests = [place_of(str(pair.labels)[start:].replace("\\", "/")).rest for pair in pairs]
+    if not all(pair.labels.is_relative_to(root) for pair in pairs):
+        return []  # a list's
+    rests = [place_of(pair.labels.relative_to(root).as_posix()).rest for pair in pairs]
     at = next((at for at, some in enumerate(zip(*rests, strict=False)) if len({*some}) > 1), None)
     if at is None:
         return []

@@ -172,6 +172,11 @@ def without_suffix(name: str) -> str:
     return name[: len(name) - len(suffix_of(name))]
 
 
+def start_below(root: Path) -> int:
+    """How many letters of the paths below a folder are the folder's: none of those below "."."""
+    return len(str(root / "_")) - 1
+
+
 def is_image(name: str) -> bool:
     """Whether a file's suffix says it is an image."""
     return suffix_of(name) in IMAGE_SUFFIXES

@@ -22,6 +22,7 @@ from fcnseg.datasets.pairing import (
     place_of,
     read_word,
     split_roles,
+    start_below,
     stem_of,
     suffix_of,
     without_suffix,
@@ -153,6 +154,47 @@ def bare_stem(stem: str) -> str:
     return as_text(short or stem).lower()
 
 
+def find_by_stems(listing: Listing) -> Found | None:
+    """Pairs whatever their folders are called; or of which one file's name begins or ends with the
+    other's, and has something of its own besides (`IMG_1.jpg`, `8f3a0c1d-IMG_1.png`: Label Studio).
+    """
+    found = pair_by_names(listing, by_stem=True)
+    images, labels = split_roles(listing.images)
+    if found.pairs or not labels:
+        return found
+    image_of = _owners(labels, images)
+    pairs = [(image_of[name], name) for name in image_of]
+    pairs = pairs or [*_owners(images, labels).items()]
+    if not pairs:
+        return None
+    used = {name for both in pairs for name in both}
+    return replace(
+        found,
+        pairs=name_uniquely([listing.pair(*both) for both in pairs]),
+        orphan_images=tuple(listing.path(name) for name in images if name not in used),
+        orphan_labels=tuple(listing.path(name) for name in labels if name not in used),
+        why=(f"names hold those of their partners: {pairs[0][0]} and {pairs[0][1]}",),
+    )
+
+
+def _owners(longer: Sequence[str], shorter: Sequence[str]) -> dict[str, str]:
+    """The file whose name each of some others begins or ends with; {} unless each has one, no two
+    the same, and most have something else besides (a word may be a class)."""
+    known = {(place_of(name).split, bare_stem(stem_of(name))): name for name in shorter}
+    found, rests = dict[str, str](), set[str]()
+    for name in longer:
+        split, stem = place_of(name).split, bare_stem(stem_of(name))
+        cuts = [(run.start(), run.end()) for run in re.finditer(r"[^\W_]+", stem)]
+        parts = [*(stem[start:] for start, _ in cuts[1:]), *(stem[:end] for _, end in cuts[:-1])]
+        own = [part for part in parts if (split, part) in known]
+        if len(own) != 1:
+            return {}
+        found[name] = known[split, own[0]]
+        rests.add(stem.replace(own[0], "", 1))
+    alone = len({*found.values()}) == len(found) and len(known) == len(shorter)
+    return found if alone and 2 * len(rests) > len(found) else {}
+
+
 ONE_CLASS = "object"
 """What the things of a folder with one file for each thing are called."""
 
@@ -218,7 +260,7 @@ def by_folds(found: Found, listing: Listing) -> Found | None:
     """
     if not listing.mentions("fold"):
         return None
-    start = len(str(listing.root)) + 1
+    start = start_below(listing.root)
     numbers = [
         _fold_of(str(pair.image.parent)[start:]) if pair.split != "test" else None
         for pair in found.pairs
@@ -264,7 +306,7 @@ def split_in(name: str) -> SplitName:
 
 def folders_split(pair: Pair, root: Path) -> SplitName:
     """The split that a folder of the image or else of the labels names."""
-    start = len(str(root)) + 1
+    start = start_below(root)
     folders = (str(path).rpartition(os.sep)[0][start:] for path in (pair.image, pair.labels))
     return next((split for split in map(folder_split, folders) if split), "")
 
@@ -291,5 +333,5 @@ _SHORT: Mapping[str, SplitName] = {
 
 def short_split(pair: Pair, root: Path) -> SplitName:
     """The split that a folder of the image names in two letters."""
-    folder = str(pair.image.parent)[len(str(root)) :]
+    folder = str(pair.image.parent)[start_below(root) :]
     return one_split([_SHORT[token] for token in words_in(folder) if token in _SHORT])

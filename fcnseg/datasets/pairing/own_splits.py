@@ -20,6 +20,7 @@ from fcnseg.datasets.pairing import (
     SPLIT_WORDS,
     Listing,
     is_image,
+    start_below,
     stem_of,
     suffix_of,
     without_suffix,
@@ -187,7 +188,7 @@ class _Places:
         """The pairs by name and by folder, once a list asks: most folders have none."""
         by_name: dict[str, set[int]] = defaultdict(set)
         by_folder: dict[str, set[int]] = defaultdict(set)
-        start = len(str(self._root)) + 1
+        start = start_below(self._root)
         for number, pair in enumerate(self._pairs):
             for path in (pair.image, pair.labels):
                 name = as_text(str(path)[start:]).replace("\\", "/").lower()
