@@ -55,6 +55,17 @@ def shape_of(path: Path, size: tuple[int, int]) -> None:
         image.resize(size, Image.Resampling.NEAREST).save(path)
 
 
+def in_folders_of_words(root: Path) -> None:
+    (root / "classes.txt").unlink()
+    for role in ("images", "masks"):
+        for number, path in enumerate(sorted((root / role).glob("*/*.png"))):
+            if role == "masks":
+                relabel(path, lambda a: np.minimum(a, 1, out=a))
+            folder = path.parent / ("cat", "dog")[number % 2]
+            folder.mkdir(exist_ok=True)
+            path.rename(folder / path.name)
+
+
 def turned(path: Path, orientation: int) -> None:
     """The same file with an EXIF orientation; its pixels stay as they are."""
     with Image.open(path) as image:
@@ -244,6 +255,7 @@ TROUBLES: dict[str, Trouble] = {
         ("masks",),
     ),
     "drawn-split": Trouble(unsplit, "info"),
+    "class-folders": Trouble(in_folders_of_words, "warning"),
     "two-meanings": Trouble(two_meanings, "warning"),
     "one-value-each": Trouble(one_value_each, "warning"),
     "two-storages": Trouble(in_two_ways, "warning", ("masks",)),

@@ -13,8 +13,9 @@ import pytest
 from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.check.findings import Finding
 from fcnseg.datasets.describe import describe, own_split_sizes
+from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import DatasetError
-from tests.datasets.test_more_folders import trimap, written
+from tests.datasets.test_more_folders import runs_of, trimap, written
 from tests.datasets.test_pairing import disc, photo, put, scenes
 from tests.datasets.test_public_folders import Truth, agrees
 
@@ -236,3 +237,51 @@ def test_masks_of_a_class_each_may_be_jpeg(tmp_path: Path) -> None:
         for value, word in ((1, "road"), (2, "car")):
             put(tmp_path / f"masks/{word}/{number}.jpg", (labels == value) * np.uint8(255))
     assert not examine(tmp_path).failed
+
+
+@pytest.mark.parametrize("words", [("liver", "tumor"), ("liver_1", "tumor_1")])
+def test_words_that_recur_in_folders_of_one_image_are_classes(
+    words: tuple[str, str], tmp_path: Path
+) -> None:
+    truth = {}
+    for number, picture, labels in scenes(3):
+        name = f"case_{number}/image.png"
+        put(tmp_path / name, picture)
+        for value, word in enumerate(words, 1):
+            put(tmp_path / f"case_{number}/masks/{word}.png", (labels == value) * np.uint8(255))
+        truth[name] = labels
+    description = describe(tmp_path)
+    assert description.classes.names == ("background", "liver", "tumor")
+    assert agrees(description, truth)
+
+
+def test_pickled_arrays_beside_masks_are_no_labels(tmp_path: Path) -> None:
+    """Cellpose writes a_cp_masks.png and a_seg.npy."""
+    truth = written(tmp_path, "{n}.png", mask="{n}_cp_masks.png", factor=255)
+    for name in truth:
+        np.save(tmp_path / name.replace(".png", "_seg.npy"), {"masks": 0}, allow_pickle=True)
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_stacks_of_truth_values_are_labels(tmp_path: Path) -> None:
+    images, labels = zip(*((one, drawn) for _, one, drawn in scenes()), strict=True)
+    for part, some in (("train", slice(4)), ("test", slice(4, 6))):
+        np.save(tmp_path / f"x_{part}.npy", np.stack(images[some]))
+        np.save(tmp_path / f"y_{part}.npy", np.stack(labels[some])[..., None] > 0)
+    description = describe(tmp_path)
+    assert own_split_sizes(description) == {"train": 4, "test": 2}
+    read = [read_sample(pair, description.encoding)[1] for pair in description.found.pairs]
+    assert sum(int(one.sum()) for one in read) == sum(int(one.sum()) for one in labels)
+
+
+@pytest.mark.parametrize("names", ["background\ndisc\nring\n", "disc\nring\n"])
+def test_numbers_of_run_lengths_are_the_lines_of_a_class_list(names: str, tmp_path: Path) -> None:
+    truth = written(tmp_path, "images/{n}.png", 3)
+    rows = ["ImageId,ClassId,EncodedPixels"]
+    for name, labels in truth.items():
+        rows += [f"{Path(name).name},{value},{runs_of((labels == value).T)}" for value in (1, 2)]
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    (tmp_path / "classes.txt").write_text(names)
+    description = describe(tmp_path)
+    assert description.classes.names == ("background", "disc", "ring")
+    assert agrees(description, truth)

@@ -132,7 +132,7 @@ def named(
 
 def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
     """Words: a class for each, in the class list's order; what nothing covers is background."""
-    by_number = {str(entry.value): entry.name for entry in entries}
+    by_number = _numbered(entries, values.terms)
     known = all(term in by_number for term in values.terms)  # Kaggle's ClassId
     terms = [by_number[term] for term in values.terms] if known else values.terms
     number = {term: index for index, term in enumerate(terms, 1)}
@@ -158,6 +158,15 @@ def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
         why.append(f"{', '.join(terms[value - 1] for value in ignore)} does not count")
     encoding = Encoding("index", stored, tuple(ignore), terms=values.terms)
     return Reading(encoding, named(names, entries), IGNORE if ignore else None, tuple(why))
+
+
+def _numbered(entries: Sequence[Entry], terms: Sequence[str]) -> dict[str, str]:
+    """The names of a class list by their numbers; by their lines where it has none: from 0 where
+    that is a term or the background, else from 1."""
+    if any(entry.value is not None for entry in entries) or not entries:
+        return {str(entry.value): entry.name for entry in entries}
+    from_0 = "0" in terms or entries[0].name.lower() in BACKGROUND_NAMES
+    return {str(number): entry.name for number, entry in enumerate(entries, int(not from_0))}
 
 
 def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:

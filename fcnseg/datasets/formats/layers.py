@@ -25,7 +25,7 @@ from fcnseg.datasets.pairing import (
     stem_of,
     without_suffix,
 )
-from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, term_of
+from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, recurring_terms, term_of
 from fcnseg.datasets.pairing.candidates import means, two_label_sets
 from fcnseg.datasets.pairing.looks import Candidate, look, looks_at, overlap, sample
 from fcnseg.datasets.pairing.path_words import CHUNK
@@ -54,7 +54,8 @@ def find_layers(listing: Listing) -> Found | None:
     alone: dict[tuple[str, str], list[str]] = {}
     for name in images:
         alone.setdefault(place_of(name).key, []).append(name)
-    by_image, left = _grouped(labels, lambda name: _owner(name, keys, alone))
+    words = recurring_terms(labels)
+    by_image, left = _grouped(labels, lambda name: _owner(name, keys, alone, words))
     if not by_image:
         by_image, left = _grouped(labels, lambda name: _owner_by_name(name, keys))
         if not by_image:  # shapes_2018/7.jpeg, annotations/7_square_0.png: no folder in common
@@ -114,7 +115,7 @@ def _found(
 
 
 def _owner(
-    name: str, keys: Keys, alone: dict[tuple[str, str], list[str]]
+    name: str, keys: Keys, alone: Mapping[tuple[str, str], list[str]], words: Mapping[str, str]
 ) -> tuple[str, str] | None:
     """The image a label file belongs to, and the class it shows, as folders say."""
     place, stem = place_of(name), stem_of(name)
@@ -128,7 +129,7 @@ def _owner(
             return folder, _without_name(stem, place.rest[-1])
         single = alone.get(place.key, [])
         if len(single) == 1:  # a/images/a.png, a/masks/1.png, a/masks/2.png
-            return single[0], ONE_CLASS
+            return single[0], words.get(stem, ONE_CLASS)
     return None
 
 

@@ -55,6 +55,8 @@ def _find_arrays(listing: Listing) -> Found | None:
     arrays += _matrices(listing)
     if not arrays or not listing.images:
         return None
+    if len(listing.images) > len(arrays) and all(_is_pickled(listing.path(n)) for n in arrays[:3]):
+        return None  # beside label files
     gathered = Gathered(listing)
     by_key: dict[tuple[str, ...], list[str]] = {}
     for name in arrays:
@@ -73,6 +75,13 @@ def _find_arrays(listing: Listing) -> Found | None:
         return None
     found = gathered.found("arrays", (), why)
     return replace(found, objects=holds_objects(found.pairs[0].labels))
+
+
+def _is_pickled(path: Path) -> bool:
+    """Whether a file holds Python objects, which are not read (Cellpose's a_seg.npy)."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return b"'descr': '|O'" in file.read(128)
+    return False
 
 
 def _keys(name: str, stem: str) -> tuple[tuple[str, ...], ...]:

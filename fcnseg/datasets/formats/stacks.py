@@ -193,6 +193,7 @@ def _read_arrays(path: Path, side: str) -> NDArray[Any]:
         raise MediaError(f"{path} holds no array of {side}: {reason(error)}.") from None
     if array.ndim not in (2, 3, 4):
         raise MediaError(f"{path} holds no array of {side}: {array.ndim} dimensions.")
+    array = array.view(np.uint8) if array.dtype == np.bool_ else array
     one = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4) and array.shape[0] > 4)
     return array[None] if one else array
 

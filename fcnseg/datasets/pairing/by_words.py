@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -335,3 +335,13 @@ def short_split(pair: Pair, root: Path) -> SplitName:
     """The split that a folder of the image names in two letters."""
     folder = str(pair.image.parent)[start_below(root) :]
     return one_split([_SHORT[token] for token in words_in(folder) if token in _SHORT])
+
+
+def recurring_terms(names: Iterable[str]) -> dict[str, str]:
+    """What files show that words alone tell apart, the same in several folders: stem -> class
+    (`a/masks/liver.png`, `b/masks/liver_2.png`); {} unless all are such."""
+    bare = {name: re.sub(r"[\W_]*\d+$", "", stem_of(name)) for name in names}
+    folders = Counter(word for _, word in {(n.rpartition("/")[0], bare[n]) for n in bare})
+    if any(times < 2 or re.search(r"\d|^$", word) for word, times in folders.items()):
+        return {}
+    return {stem_of(name): term_of([word]) for name, word in bare.items()}
