@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while it is loaded ends it in one line, too."""
+    """Run the command line; Ctrl-C while it loads prints one line, no traceback."""
     _open_missing_streams()
     try:
         from fcnseg.cli.app import app
@@ -17,13 +17,13 @@ def main() -> None:
     except KeyboardInterrupt:  # no command has begun yet
         sys.stderr.write("Interrupted.\n")
         status = 130
-    if status == 130:  # a second Ctrl-C ends what Python does at its exit, and prints nothing
+    if status == 130:  # a second Ctrl-C during Python's shutdown ends it without a traceback
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)
 
 
 def _open_missing_streams() -> None:
-    """What the caller has closed (2>&-) is /dev/null: the next file would get its messages."""
+    """Open /dev/null for closed streams (2>&-); else the next open file would get their output."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)

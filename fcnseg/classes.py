@@ -1,4 +1,4 @@
-"""Classes: what indices mean, their names and colors; the class lists of published data sets."""
+"""Classes: their indices, names and colors; the class lists of published datasets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from fcnseg.errors import InputError, OptionError, counted, did_you_mean, reason
 
 IGNORE = 255
-"""The value of a pixel that does not count, in every labels array inside fcnseg."""
+"""The value of ignored pixels in every labels array inside fcnseg."""
 
 MAX_CLASSES = 255
-"""Labels are uint8 and 255 is taken."""
+"""Labels are uint8, and 255 means "ignore"."""
 
 
-def _names_of(given: object) -> tuple[str, ...]:
-    """Names; InputError for what holds none. One text would be a class for each letter."""
+def _checked_names(given: object) -> tuple[str, ...]:
+    """Names as a tuple; InputError for anything else, as a str: it would be a class per letter."""
     names = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
     if not all(isinstance(name, str) for name in names):
         raise InputError(f"Class names are a list of texts; found {given!r:.80}.")
@@ -31,7 +31,7 @@ def _names_of(given: object) -> tuple[str, ...]:
 class ClassMap:
     """Names and colors of K classes; index 255 is always "ignore".
 
-    names: K distinct names, 1 to 255 of them. colors: uint8 (K, 3), RGB. InputError for others.
+    names: K distinct names, 1 <= K <= 255. colors: uint8 (K, 3), RGB. InputError for anything else.
 
         classes = fcnseg.ClassMap.of(["background", "leaf"])
         classes.names, classes.colors
@@ -41,7 +41,7 @@ class ClassMap:
     colors: NDArray[np.uint8] = field(repr=False)
 
     def __post_init__(self) -> None:
-        _names_of(self.names)
+        _checked_names(self.names)
         count = len(self.names)
         if not 1 <= count <= MAX_CLASSES:
             raise InputError(
@@ -63,11 +63,11 @@ class ClassMap:
 
     @classmethod
     def of(cls, names: Sequence[str], colors: Sequence[Sequence[int]] | None = None) -> ClassMap:
-        """Classes by name; colors are chosen to differ when none are given."""
-        names = _names_of(names)
+        """Classes by name; the default is `distinct_colors`."""
+        names = _checked_names(names)
         try:
             chosen = distinct_colors(names) if colors is None else np.array(colors, np.int64)
-            if ((chosen < 0) | (chosen > 255)).any():  # NumPy 1 would take 300 for 44
+            if ((chosen < 0) | (chosen > 255)).any():  # NumPy 1 would wrap 300 to 44
                 raise ValueError("found one beyond")
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"Colors are three numbers 0..255 each: {reason(error)}.") from None
@@ -75,23 +75,20 @@ class ClassMap:
 
     @classmethod
     def numbered(cls, count: int) -> ClassMap:
-        """class_0 ... class_{count-1}, for labels that come without names."""
+        """class_0 ... class_{count-1}, for labels without class names."""
         if not isinstance(count, int | np.integer):
             raise InputError(f"The number of classes is a whole number; found {count!r:.80}.")
         return cls.of([f"class_{index}" for index in range(count)])
 
     @property
     def background(self) -> int | None:
-        """The background class, by its name; None: there is none.
-
-        Unnamed classes (class_0, class_1 ...) have it first.
-        """
+        """Index of the background class, by its name; 0 for unnamed classes; None without one."""
         return background_of(self.names)
 
     def with_palette(self, palette: str, *, given: bool = False) -> ClassMap:
-        """The classes in a palette's colors.
+        """The same classes in a palette's colors.
 
-        given: keep what the dataset's own class list says: all but the default palette's colors.
+        given: keep colors of the dataset's own class list, i.e. all that are not the default ones.
         """
         ours, wanted = distinct_colors(self.names), distinct_colors(self.names, palette)
         keep = np.any(self.colors != ours, axis=1, keepdims=True) & given
@@ -111,7 +108,7 @@ class ClassMap:
         return hash(self.names)
 
     def index_of(self, wanted: str | int) -> int:
-        """The index of a class given by its name or number; OptionError lists the known."""
+        """The index of a class given by its name or number; OptionError lists the known classes."""
         wanted = str(wanted)
         if wanted in self.names:
             return self.names.index(wanted)
@@ -123,7 +120,7 @@ class ClassMap:
         raise OptionError(f"No class {wanted!r:.80}; known: {', '.join(self.names)}.", hint=hint)
 
     def palette(self) -> NDArray[np.uint8]:
-        """(256, 3) uint8 RGB: the class colors, grey for unused indices, white-ish for ignore."""
+        """(256, 3) uint8 RGB: the class colors, gray for unused indices, off-white for ignore."""
         palette = np.full((256, 3), 128, np.uint8)
         palette[: len(self)] = self.colors
         palette[IGNORE] = (224, 224, 192)
@@ -146,16 +143,16 @@ BACKGROUND_NAMES = frozenset(["background", "bg", "_background_", "__background_
 """Names (lower case) of the background class."""
 
 BINARY = ("background", "object")
-"""What the two classes of a mask are called that come without names."""
+"""Names of the two classes of a binary mask without class names."""
 
 
 def is_unnamed(names: Sequence[str]) -> bool:
-    """Whether classes have the names that we give where the dataset has none."""
+    """Whether these are the names that classes get when the dataset names none."""
     return tuple(names) in (tuple(f"class_{index}" for index in range(len(names))), BINARY)
 
 
 def background_of(names: Sequence[str]) -> int | None:
-    """The number of the background class, as far as names tell."""
+    """The index of the background class, by its name; 0 for unnamed classes; None without one."""
     known = (index for index, name in enumerate(names) if name.lower() in BACKGROUND_NAMES)
     return next(known, 0 if is_unnamed(names) else None)
 
@@ -183,17 +180,17 @@ _TAB = (
 PALETTES = {"default": _DEFAULT, "pascal": _PASCAL, "cityscapes": _CITYSCAPES, "tab": _TAB}
 """Colors of classes in their order, packed as r << 16 | g << 8 | b.
 
-default: for color-blind readers, too. Any two of its 21 differ by a CIEDE2000 of 12 and, as seen
-with deuteranopia and protanopia (Machado 2009 and Vienot 1999), of 10; found by search. Its first
-is the background's.
-pascal: of PASCAL VOC; cityscapes: of its 19 scored classes; tab: Matplotlib's tab10 and tab20.
+default: safe for color-blind readers. Any two of its 21 colors differ by a CIEDE2000 of at least
+12, and of 10 under simulated deuteranopia and protanopia (Machado 2009 and Vienot 1999); found by
+search. The first is the background's.
+pascal: PASCAL VOC; cityscapes: its 19 scored classes; tab: Matplotlib's tab10 and tab20.
 """
 
 
 def distinct_colors(names: Sequence[str], palette: str = "default") -> NDArray[np.uint8]:
-    """A color for each class, uint8 (K, 3) RGB, all different: a palette's, then other hues.
+    """A distinct color for each class, uint8 (K, 3) RGB: the palette's, then generated hues.
 
-    In the default palette the background is near black, wherever it stands.
+    In the default palette the background is near black, whatever its index.
     """
     packed, count, background = list(PALETTES[palette]), len(names), background_of(names)
     dark = packed.pop(0) if palette == "default" else None
@@ -251,13 +248,13 @@ Source: mcordts/cityscapesScripts, cityscapesscripts/helpers/labels.py.
 """
 
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""The numbers of these classes in *_labelIds.png; the others up to 33 are not scored."""
+"""Values of these classes in *_labelIds.png; the others up to 33 are not scored."""
 
 CITYSCAPES_UNSCORED = (
     0x000000, 0x6F4A00, 0x510051, 0xFAAAA0, 0xE6968C, 0xB4A5B4, 0x966464, 0x96785A, 0x00005A,
     0x00006E,
 )  # fmt: skip
-"""Colors in *_color.png that are not scored, packed."""
+"""Colors of unscored classes in *_color.png, packed."""
 
 VOC_NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
@@ -293,7 +290,8 @@ Source: CSAILVision/sceneparsing, objectInfo150.txt (first name of each).
 
 
 def voc_palette(count: int = 256) -> tuple[int, ...]:
-    """PASCAL VOC's colors of the first `count` indices, packed: three bits of it at a time."""
+    """PASCAL VOC's colors of the first `count` indices, packed: each three bits of an index set
+    one bit of r, g and b."""
     index = np.arange(count)
     r, g, b = (np.zeros(count, int) for _ in range(3))
     for bit in range(8):
@@ -309,7 +307,7 @@ def unpack(color: int) -> tuple[int, int, int]:
 
 
 def pack(r: int, g: int, b: int) -> int:
-    """r << 16 | g << 8 | b; ValueError for parts beyond 0..255."""
+    """r << 16 | g << 8 | b; ValueError for values outside 0..255."""
     if not 0 <= min(r, g, b) <= max(r, g, b) <= 255:
         raise ValueError(f"a color's parts are 0..255; found {r}, {g}, {b}")
     return r << 16 | g << 8 | b

@@ -12,23 +12,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
-from fcnseg.progress import held_back
+from fcnseg.progress import defer_interrupts
 
 Item = TypeVar("Item")
 
 Result = TypeVar("Result")
 
 MOST_BYTES = 256 << 20
-"""What may wait in one place; a single item may be larger."""
+"""Maximum size of a queue; a single item may be larger."""
 
-PATIENCE = 0.1
-"""Seconds that a batch waits for its next item before it is worked on as it is."""
+BATCH_TIMEOUT = 0.1
+"""Seconds to wait for the next item before an incomplete batch is processed."""
 
 _GRACE = 2.0
-"""Seconds in which a reader that was asked to stop may still hand over what it was reading."""
+"""Seconds for which `take` still waits for an item after `finish`."""
 
 _TICK = 0.2
-"""Seconds a wait lasts at most, so that Ctrl-C works on Windows too."""
+"""Maximum seconds of one wait, so that Ctrl-C works on Windows, too."""
 
 
 def _weightless(item: object) -> int:
@@ -45,14 +45,14 @@ def _ignore() -> None:
 
 
 def usable_cores() -> int:
-    """The cores this process may use."""
+    """Number of cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def physical_cores() -> int:
-    """The cores this process may use, those that share one counted once; or OMP_NUM_THREADS."""
+    """Number of physical cores this process may use, or OMP_NUM_THREADS if that is less."""
     if (wanted := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(wanted):
         return min(usable_cores(), int(wanted))
     try:
@@ -65,7 +65,7 @@ def physical_cores() -> int:
 
 
 def groups(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
-    """Items in lists of `count`, the last one shorter when they do not come out even."""
+    """Items in lists of `count`; the last one may be shorter."""
     group: list[Item] = []
     for item in items:
         group.append(item)
@@ -77,32 +77,32 @@ def groups(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
 
 
 class Batches(Generic[Item]):
-    """What an `Prefetcher` has read, in lists of `count`: fewer at the end, and where it pauses.
+    """Items of a `Prefetcher` in lists of `count`; fewer at the end, or when the source pauses.
 
-    A file keeps its batches full. Of a source whose next item does not come within `PATIENCE`
-    what there is is given, so that no item waits for one that may never come.
+    Files give full batches. A live source that has no item for `BATCH_TIMEOUT` seconds gives an
+    incomplete batch, so that no item waits for one that may never come.
     """
 
-    def __init__(self, ahead: Prefetcher[Item], count: int) -> None:
-        self._ahead, self._count = ahead, count
+    def __init__(self, prefetcher: Prefetcher[Item], count: int) -> None:
+        self._prefetcher, self._count = prefetcher, count
 
     def __iter__(self) -> Iterator[list[Item]]:
         while group := self.take():
             yield group
 
     def take(self, until: Callable[[], bool] = _never) -> list[Item]:
-        """The next list; an empty one at the end, or when `until` is true and nothing has come."""
-        group = self._ahead.take(until=until)
+        """The next list; empty at the end, or when `until` is true before an item arrives."""
+        group = self._prefetcher.take(until=until)
         while group and len(group) < self._count:
-            more = self._ahead.take(seconds=PATIENCE)
+            more = self._prefetcher.take(seconds=BATCH_TIMEOUT)
             if not more:
                 break
             group += more
         return group
 
     def wake(self) -> None:
-        """Have a waiting `take` look at its `until` again; for other threads."""
-        self._ahead.wake()
+        """Make a waiting `take` check its `until` again; for other threads."""
+        self._prefetcher.wake()
 
 
 def map_ordered(
@@ -112,12 +112,12 @@ def map_ordered(
     *,
     weigh: Callable[[Item], int] = _weightless,
 ) -> Generator[tuple[Item, Result]]:
-    """Each item with what `work` makes of it, in order; `num_parallel` at the same time.
+    """Yield each item with `work(item)`, in order; `num_parallel` calls run at the same time.
 
-    weigh: an item's bytes; what is begun stays within MOST_BYTES, or is a single item. One more
-    waits for a free thread, and another is taken from `items`. An error is raised when its
-    item's turn comes; what is not begun by then is left. Of `Batches` each result is given when
-    it is there, whether more items come or not.
+    weigh: an item's bytes; submitted items stay within MOST_BYTES, or are a single one. One more
+    is queued for a free thread, and another taken from `items`. An error is raised when its
+    item's turn comes; calls that have not started are cancelled. With `Batches`, each result is
+    yielded as soon as it is ready, without waiting for the next item.
     """
     if num_parallel == 1:
         for only in items:
@@ -150,7 +150,7 @@ def map_ordered(
 
 
 def _next_or_none(items: Iterable[Item], ready: Callable[[], bool]) -> Iterator[Item | None]:
-    """The items; None where `ready` is true before `Batches` have the next one."""
+    """Yield the items; None when `ready` is true before `Batches` has the next one."""
     if not isinstance(items, Batches):
         yield from items
         return
@@ -159,7 +159,7 @@ def _next_or_none(items: Iterable[Item], ready: Callable[[], bool]) -> Iterator[
 
 
 class BoundedQueue(Generic[Item]):
-    """Items in a row, between two threads: at most `depth`, and MOST_BYTES by `weigh`."""
+    """A queue between two threads: at most `depth` items, and MOST_BYTES by `weigh`."""
 
     def __init__(self, depth: int, weigh: Callable[[Item], int] = _weightless) -> None:
         self._depth, self._weigh = depth, weigh
@@ -170,7 +170,7 @@ class BoundedQueue(Generic[Item]):
         self._ended = False
 
     def put(self, item: Item) -> bool:
-        """Add an item when there is room; whether it was added: not to a closed queue."""
+        """Add an item once there is room; False if the queue is closed."""
         weight = self._weigh(item)
         with self._changed:
             while not self._closed and self._is_full(weight):
@@ -183,19 +183,19 @@ class BoundedQueue(Generic[Item]):
             return True
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """Mark the end: no more items will be put."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """No more items are taken."""
+        """Refuse further items."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Item]:
-        """The items as they come, until the end."""
+        """Yield items as they arrive, until the end."""
         while taken := self.take():
             yield from taken
 
@@ -215,12 +215,12 @@ class BoundedQueue(Generic[Item]):
         return [item]
 
     def is_over(self) -> bool:
-        """Whether all has been taken and nothing more comes."""
+        """Whether the end was marked and every item taken."""
         with self._changed:
             return self._ended and not self._items
 
     def wake(self) -> None:
-        """Have those who wait look again."""
+        """Make waiting threads check their conditions again."""
         with self._changed:
             self._changed.notify_all()
 
@@ -230,10 +230,10 @@ class BoundedQueue(Generic[Item]):
 
 
 class Prefetcher(Generic[Item]):
-    """An iterable run by a thread of its own, at most `depth` items ahead.
+    """Run an iterable in its own thread, at most `depth` items ahead.
 
-    weigh: an item's bytes. Leaving the context stops the thread; `stop` is called for an
-    iterable that waits for something. An error of the iterable is raised by the iteration.
+    weigh: an item's bytes. Leaving the context stops the thread; `stop` is called to interrupt an
+    iterable that is waiting. An error of the iterable is raised by the iteration.
     """
 
     def __init__(
@@ -276,9 +276,9 @@ class Prefetcher(Generic[Item]):
         self._queue.wake()
 
     def finish(self) -> None:
-        """Give what is read by now, and then end: also where the iterable waits for ever.
+        """End after the items that have been read, even if the iterable never returns.
 
-        The iterable is to be stopped as well. A signal handler may call it: it takes no lock.
+        The caller stops the iterable as well. Safe in a signal handler: it takes no lock.
         """
         self._finished = time.monotonic()
 
@@ -297,10 +297,10 @@ class Prefetcher(Generic[Item]):
 
 
 class BackgroundWriter(Generic[Item]):
-    """A function called by a thread of its own for each item put, in order, `depth` waiting.
+    """Call a function in its own thread for each item put, in order; at most `depth` items wait.
 
     weigh: an item's bytes. An error is raised by the next `put` or by the end of the context;
-    items put after it are dropped. Leaving the context waits until what was put is done.
+    items put after it are dropped. Leaving the context waits until all items are processed.
     """
 
     def __init__(
@@ -321,13 +321,15 @@ class BackgroundWriter(Generic[Item]):
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._queue.end()
-        with held_back():  # else what it writes to would be closed under its hands
+        with (
+            defer_interrupts()
+        ):  # else an interrupt would close the output while the thread writes to it
             self._thread.join()
         if kind is None:
             self._raise()
 
     def put(self, item: Item) -> None:
-        """Hand an item over; waits while there is no room."""
+        """Add an item; waits while the queue is full."""
         self._raise()
         self._queue.put(item)
 

@@ -1,6 +1,6 @@
-"""Devices, numeric precision, the process-wide settings of torch; time and core-seconds on them.
+"""Devices, numeric precision, process-wide settings of torch; timing in seconds and core-seconds.
 
-And processes that were forked from one that computed: torch's threads are missing there.
+Also handles forked processes, which lack the threads that torch started in the parent.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
-"""The arithmetic by its name on the command line, as torch calls it."""
+"""Name of a precision on the command line -> torch's name of the dtype."""
 
 AUTO_PRECISION = "FCNSEG_AUTO_PRECISION"
-"""The environment variable that says what "auto" is: f32, bf16 or f16."""
+"""The environment variable that overrides the choice of "auto": f32, bf16 or f16."""
 
 
 Device: TypeAlias = "str | int | torch.device"
-"""What a device may be given as; a number is that of a CUDA device."""
+"""Accepted types of a device; an int is the index of a CUDA device."""
 
 _computed_in = 0
-"""The process in which torch was first asked to compute, which may have started its threads."""
+"""The id of the process that first computed with torch and so may have started its threads."""
 
-_alone = False
+_forked = False
 """Whether this process was forked from one that may have started torch's threads."""
 
 
 def device_name(device: Device) -> str:
-    """A device as its name; OptionError for another type."""
+    """The name of a device; OptionError for another type."""
     if isinstance(device, int) and not isinstance(device, bool):
         return f"cuda:{device}"
     if isinstance(device, str) or type(device).__module__ == "torch":
@@ -52,7 +52,7 @@ def device_name(device: Device) -> str:
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device called auto, cpu, cuda, cuda:N or mps; OptionError when it is not here."""
+    """The device named auto, cpu, cuda, cuda:N or mps; OptionError when it is not available."""
     import torch
 
     if name == "auto":
@@ -88,9 +88,9 @@ def _require_cuda(name: str, number: int) -> None:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The arithmetic for auto, f32, bf16 or f16 on a device.
+    """The dtype for auto, f32, bf16 or f16 on a device.
 
-    OptionError when the name is unknown or the device can't do it.
+    OptionError when the name is unknown or the device does not support it.
     """
     import torch
 
@@ -123,26 +123,27 @@ def _fastest_safe(device: torch.device) -> torch.dtype:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has bf16 multiplication in hardware (private names: torch 2.6+)."""
+    """Whether this CPU multiplies bf16 in hardware (private functions of torch 2.6+)."""
     import torch
 
     cpu = torch.cpu
-    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(cpu, name)()) for name in questions if hasattr(cpu, name))
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(cpu, name)()) for name in checks if hasattr(cpu, name))
 
 
 _setting_threads = threading.Lock()
 
 
 def set_threads_here(count: int) -> None:
-    """Have torch compute in so many threads where the calling thread asks, and only there.
+    """Set torch's number of threads for the calling thread only.
 
-    torch.set_num_threads also sets what threads begin with that torch has not seen yet.
+    torch.set_num_threads also sets the default of threads that have not used torch yet; a helper
+    thread restores that default.
     """
     import torch
 
     with _setting_threads:
-        before = torch.get_num_threads()  # from now on torch has seen this thread
+        before = torch.get_num_threads()  # also gives this thread a number of its own
         torch.set_num_threads(count)
         another = threading.Thread(target=torch.set_num_threads, args=(before,))
         another.start()
@@ -151,10 +152,8 @@ def set_threads_here(count: int) -> None:
 
 @contextmanager
 def process_settings(device: torch.device) -> Iterator[None]:
-    """Repeatable computing in the block; what it and torch change is restored after it.
-
-    That is the random state, cuDNN's flag and the environment.
-    """
+    """Compute deterministically in the block; restore the random state, cuDNN's flag and the
+    environment after it."""
     import torch
 
     before = torch.backends.cudnn.deterministic
@@ -168,7 +167,7 @@ def process_settings(device: torch.device) -> Iterator[None]:
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """A context in which heavy operations run in that precision; nothing changes for f32."""
+    """torch.autocast in that precision; disabled for f32."""
     import torch
 
     if precision == torch.float32:
@@ -177,7 +176,7 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
 
 
 def precision_name(precision: torch.dtype) -> str:
-    """The name of an arithmetic on the command line."""
+    """The name of a dtype on the command line."""
     called = str(precision).removeprefix("torch.")
     return next(name for name, dtype in PRECISIONS.items() if dtype == called)
 
@@ -187,10 +186,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Timing:
-    """One part of the work, done again and again.
+    """Measured times of one stage that was called repeatedly.
 
-    laps: seconds of each call, by the clock. total: core-seconds of all calls together.
-    frames: how many a call was for. num_parallel: how many calls went on at the same time.
+    laps: wall-clock seconds of each call. total: core-seconds of all calls together.
+    frames: number of frames per call. num_parallel: number of concurrent calls.
     """
 
     laps: tuple[float, ...]
@@ -200,20 +199,20 @@ class Timing:
 
     @property
     def seconds(self) -> float:
-        """By the clock, per frame: the median."""
+        """Median wall-clock seconds per frame."""
         return float(np.median(self.laps)) / (self.frames * self.num_parallel)
 
     @property
     def core_seconds(self) -> float:
-        """Of all cores together, per frame: the mean."""
+        """Mean core-seconds per frame, of all cores together."""
         return self.total / (len(self.laps) * self.frames)
 
     def and_then(self, later: Timing) -> Timing:
-        """Both as one."""
+        """The laps of both together."""
         return replace(self, laps=self.laps + later.laps, total=self.total + later.total)
 
     def percentiles(self) -> dict[str, float]:
-        """Milliseconds a call that so many per cent of the calls stayed within."""
+        """Percentiles of the milliseconds per call."""
         return {
             f"p{percentile}": float(np.percentile(self.laps, percentile)) * 1000
             for percentile in (50, 90, 99)
@@ -221,7 +220,7 @@ class Timing:
 
 
 class Clock:
-    """Laps by the clock and in core-seconds, from when it is made."""
+    """A stopwatch for laps in wall-clock seconds and core-seconds; starts when created."""
 
     def __init__(self) -> None:
         self._laps: list[float] = []
@@ -229,20 +228,20 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self) -> None:
-        """One call is over."""
+        """Record the end of a call."""
         now = time.perf_counter()
         self._laps.append(now - self._last)
         self._last = now
 
     def timing(self, frames: int) -> Timing:
-        """All laps so far; each of `frames` frames."""
+        """All laps so far, each of `frames` frames."""
         return Timing(tuple(self._laps), time.process_time() - self._began, frames)
 
 
 def time_each(
     work: Callable[[Item], object], items: Iterable[Item], frames: int, num_parallel: int = 1
 ) -> Timing:
-    """Call `work` with each item, `num_parallel` at the same time; a call is for so many frames."""
+    """Time `work(item)` for each item, `num_parallel` at a time; `frames` frames per call."""
 
     def timed(item: Item) -> float:
         start = time.perf_counter()
@@ -254,8 +253,8 @@ def time_each(
     return Timing(laps, time.process_time() - began, frames, num_parallel)
 
 
-def most_memory(device: str) -> dict[str, int]:
-    """The most that was held at a time, in bytes; only what the system tells."""
+def peak_memory(device: str) -> dict[str, int]:
+    """Peak memory in bytes, of the "host" and the "device", where the system reports it."""
     held = {}
     if sys.platform != "win32":
         import resource
@@ -277,9 +276,9 @@ def limit_remarks(
     *,
     shared_cores: int,
 ) -> tuple[str, ...]:
-    """Why a limit is above or below what it seems to limit, a sentence each.
+    """Sentences that explain a limit below the network alone, above it, or below end to end.
 
-    shared_cores: those that decoding, network and encoding share; 0 where they share none.
+    shared_cores: number of cores that decoding, network and encoding share; 0 for none.
     """
     found, network = [], stages["network"]
     if shared_cores and limit_fps < network_fps:
@@ -299,7 +298,7 @@ def limit_remarks(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch computes in the calling thread, and starts no others."""
+    """Make torch compute in the calling thread only."""
     import torch
 
     before = torch.get_num_threads()
@@ -311,31 +310,32 @@ def one_thread() -> Iterator[None]:
 
 
 def before_computing(opened_in: OpenedIn | None = None) -> None:
-    """Called before torch computes; from now on in one thread, where its others may be missing.
+    """Set torch to one thread in a forked process; call it before torch computes.
 
-    That is in a child of a process that has computed, or in which `opened_in` was made.
+    That is a child of a process that has computed, or in which `opened_in` was created: torch's
+    other threads are missing there.
     """
-    global _computed_in, _alone
+    global _computed_in, _forked
     _computed_in = _computed_in or os.getpid()
     forked = opened_in is not None and opened_in.forked_since()
-    _alone = _alone or forked or _computed_in != os.getpid()
-    torch = sys.modules.get("torch")  # exported files are run without it
-    if _alone and torch is not None and torch.get_num_threads() > 1:
+    _forked = _forked or forked or _computed_in != os.getpid()
+    torch = sys.modules.get("torch")  # exported files run without it
+    if _forked and torch is not None and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
 
 
 class OpenedIn:
-    """The process in which something was opened."""
+    """Remembers the process in which an object was created, to detect a fork."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
 
     def forked_since(self) -> bool:
-        """Whether this is another process, forked since."""
+        """Whether this process was forked from it."""
         return os.getpid() != self._process
 
     def check_device(self, device: str) -> None:
-        """OptionError where a GPU was opened before a fork: the child can't use it."""
+        """Raise OptionError if a GPU was opened before a fork: the child can't use it."""
         if self.forked_since() and device != "cpu":
             raise OptionError(
                 f"The model was loaded on {device} before this process was forked, and a GPU can't "
@@ -345,6 +345,6 @@ class OpenedIn:
             )
 
 
-def never_free(thing: object) -> None:
-    """Never let go of it: its end would wait for threads that are in another process."""
+def keep_alive(thing: object) -> None:
+    """Keep an object alive forever: its destructor would wait for threads of another process."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

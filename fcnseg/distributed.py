@@ -1,4 +1,4 @@
-"""Distributed jobs: the processes that torchrun has started, and what they exchange."""
+"""Distributed jobs: the processes that torchrun started, and their communication."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _jobs = itertools.count()
 
 @dataclass
 class Distributed:
-    """This process among those of a job; a single process is the common case.
+    """This process and its rank in a job; a job of one process is the common case.
 
-    Every process calls the same methods in the same order.
+    Every process must call the same methods in the same order.
 
-    place: the device where this process computes. rank, size: its number, among how many.
+    place: the device of this process. rank, size: its rank and the number of processes.
     restarts: how often torchrun has restarted the job.
     """
 
@@ -59,7 +59,7 @@ class Distributed:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         import torch
 
         return torch.device(self.place)
@@ -95,7 +95,7 @@ class Distributed:
         return bool(self.sum(torch.tensor(float(value), device=self.device)) > 0)
 
     def broadcast(self, value: T) -> T:
-        """The main process's plain value, in every process."""
+        """Return the main process's value, which must be picklable, in every process."""
         if self.size == 1:
             return value
         import torch.distributed as dist
@@ -106,7 +106,7 @@ class Distributed:
         return received
 
     def broadcast_buffers(self, module: nn.Module) -> None:
-        """Replace a module's buffers (normalisation statistics) by the main process's."""
+        """Replace a module's buffers (normalization statistics) with the main process's."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -114,26 +114,26 @@ class Distributed:
                 dist.broadcast(buffer, src=0)
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called it."""
         if self.size > 1:
             import torch.distributed as dist
 
             dist.barrier()
 
     def run_on_main(self, function: Callable[[], T]) -> T:
-        """Call a function in the main process; its result, a plain value, in every process."""
+        """Call a function in the main process; return its picklable result in every process."""
         return cast(T, self._run(function if self.main else None)[0])
 
     def gather(self, function: Callable[[], T]) -> list[T]:
-        """Call a function in each process; all results, plain values, by rank.
+        """Call a function in each process; return all results, which must be picklable, by rank.
 
-        When it fails in one, the main process raises that error when all have stopped, and
+        If it fails in any of them, the main process raises that error once all have stopped, and
         the others raise FailedElsewhere.
         """
         return cast(list[T], self._run(function))
 
     def check_peers(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, until another process fails: FailedElsewhere."""
+        """Yield the items; raise FailedElsewhere when another process has failed."""
         for item in items:
             if self._store is not None and time.monotonic() - self._checked > _CHECK_SECONDS:
                 self._checked = time.monotonic()
@@ -161,8 +161,8 @@ class Distributed:
         raise own if own is not None and not isinstance(own, FailedElsewhere) else next(causes)
 
     def _exchange(self, value: tuple[T | None, BaseException | None]) -> list[Any]:
-        """Every process's value; waits as long as it takes."""
-        assert self._store is not None, "only several processes exchange values"
+        """Gather every process's value; waits without a timeout."""
+        assert self._store is not None, "a single process has nothing to exchange"
         self._round += 1
         self._store.set(f"{self._round}/{self.rank}", pickle.dumps(value))  # type: ignore[arg-type]
         keys = [f"{self._round}/{rank}" for rank in range(self.size)]
@@ -172,7 +172,7 @@ class Distributed:
 
 
 def launched() -> bool:
-    """Whether torchrun has started several processes, or the process group exists already."""
+    """Whether torchrun started several processes, or the process group exists already."""
     size = _whole_number("WORLD_SIZE", 1) if os.environ.get("RANK") else 1
     dist: Any = sys.modules.get("torch.distributed")
     return size > 1 or (dist is not None and dist.is_available() and dist.is_initialized())
@@ -182,7 +182,7 @@ _ALONE = "start the processes with torchrun; for a single one, unset RANK and WO
 
 
 def _whole_number(name: str, default: int) -> int:
-    """An environment variable of torchrun's; OptionError where it is no number."""
+    """The value of one of torchrun's environment variables; OptionError if it is not a number."""
     text = os.environ.get(name, "").strip()
     if text and not text.isdecimal():
         raise OptionError(
@@ -193,9 +193,9 @@ def _whole_number(name: str, default: int) -> int:
 
 
 def init_distributed(device: str = "auto") -> Distributed:
-    """The processes of this job: those of torchrun's environment variables, else one.
+    """Join the job described by torchrun's environment variables; without them, a single process.
 
-    The process group stays until the process ends, so that one command can follow another.
+    The process group stays until the process ends, so that several commands can use it.
     """
     if not launched():
         return Distributed(str(resolve_device(device)))
@@ -209,9 +209,9 @@ def init_distributed(device: str = "auto") -> Distributed:
 
 
 def _init_process_group(device: torch.device, restarts: int) -> None:
-    """Initialise torch's process group; it is destroyed when this process ends.
+    """Initialize torch's process group; it is destroyed when this process ends.
 
-    OptionError where the environment does not say how, or the processes do not find each other.
+    OptionError if the environment variables are incomplete or the processes can't connect.
     """
     import torch
     import torch.distributed as dist
@@ -222,8 +222,8 @@ def _init_process_group(device: torch.device, restarts: int) -> None:
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # torchrun gives restarted processes the store of those that died (torch 2.13), with their
-    # addresses: without a prefix of its own a restart may connect to the dead.
+    # torchrun reuses the store after a restart (torch 2.13), so it still holds the addresses of
+    # the processes that died. A prefix per restart avoids connecting to those.
     try:
         store, rank, size = next(rendezvous("env://"))
         dist.init_process_group(
@@ -240,7 +240,7 @@ def _init_process_group(device: torch.device, restarts: int) -> None:
 
 
 def shared_store(name: str) -> Store:
-    """The store of the process group, under a prefix of this name."""
+    """The process group's store, with this prefix for its keys."""
     from torch._C._distributed_c10d import PrefixStore
     from torch.distributed.distributed_c10d import _get_default_store
 
@@ -249,7 +249,7 @@ def shared_store(name: str) -> Store:
 
 
 def _device_of_rank(name: str) -> torch.device:
-    """cuda:N for the N-th process of a machine, unless another device is asked for."""
+    """cuda:N for the N-th process of a machine, unless the CPU or MPS is requested."""
     device = resolve_device(name)
     if device.type != "cuda":
         return device
@@ -262,9 +262,9 @@ def _device_of_rank(name: str) -> torch.device:
 
 
 def _portable(error: BaseException, rank: int) -> BaseException:
-    """An error as it can be sent to another process."""
+    """The error, or a RuntimeError with its text if it can't be pickled."""
     try:
         copy: BaseException = pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 (any error of a library's own pickling)
+    except Exception:  # noqa: BLE001 (a library's own pickling may raise anything)
         return RuntimeError(f"{type(error).__name__} in process {rank}: {error}")
     return copy

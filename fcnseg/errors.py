@@ -1,7 +1,7 @@
-"""Every error a user of fcnseg can meet.
+"""All errors that fcnseg raises, and text for messages.
 
     FcnsegError
-    ├── InputError           a path, an image, a stream: what was given can't be used
+    ├── InputError           an input (a path, an image, a stream) can't be used
     │   ├── MediaError       an image or a video can't be read or written
     │   ├── DatasetError     a dataset folder can't be trained or scored on
     │   └── CheckpointError  a model file can't be loaded
@@ -9,14 +9,14 @@
     ├── MissingExtra         an optional package is needed
     ├── TrainingError        training cannot continue
     ├── SomeFailed           some inputs failed, the rest is done
-    ├── FailedElsewhere      another process of the job says what went wrong
-    └── Interrupted          the user stopped it; what was finished is saved
+    ├── FailedElsewhere      another process of the job failed and reports the error
+    └── Interrupted          interrupted by the user; finished work is saved
 
-Each carries a message (what was found, what was expected) and a hint (what to do).
-The command line turns them into one message and an exit status; it alone prints.
+Each has a message (what was found, what was expected) and a hint (what to do).
+The command line prints the message and sets the exit status; the library never prints.
 
-Below them: names of files and classes, made fit for a message. A name may hold bytes that are
-not UTF-8; Python keeps each as half of a surrogate pair.
+The functions below the classes prepare names of files and classes for messages. A name may
+contain bytes that are not UTF-8, which Python decodes to lone surrogates (surrogateescape).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from typing import Any
 
 
 class FcnsegError(Exception):
-    """What can be wrong with what fcnseg is given: all its own errors are of this class.
+    """Base class of all errors of fcnseg.
 
         try:
             fcnseg.load("missing.safetensors")
@@ -44,8 +44,8 @@ class FcnsegError(Exception):
             print(error.message, error.hint)
 
     message: what was found and what was expected, one or two sentences.
-    hint: what the user can do about it, or "" when there is nothing to say.
-    details: where there are several things to say, a sentence each.
+    hint: what the user can do about it, or "".
+    details: further findings, one sentence each.
     """
 
     exit_status = 1
@@ -62,13 +62,13 @@ class FcnsegError(Exception):
 
 
 class InputError(FcnsegError, ValueError):
-    """What was given can't be used."""
+    """An input can't be used."""
 
 
 class MediaError(InputError, OSError):
     """An image or a video can't be read or written."""
 
-    # OSError has a __str__ of its own for two arguments; ours has one.
+    # OSError defines its own __str__, for (errno, strerror).
     __str__ = FcnsegError.__str__
 
 
@@ -99,7 +99,7 @@ class MissingExtra(FcnsegError, ImportError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes: it is made of other arguments than its message."""
+        """Pickle the message and hint: the constructor takes other arguments."""
         return _missing, (self.message, self.hint)
 
 
@@ -110,36 +110,37 @@ def _missing(message: str, hint: str) -> MissingExtra:
 
 
 class TrainingError(FcnsegError, RuntimeError):
-    """Training cannot continue (the loss is not a number, memory ran out)."""
+    """Training cannot continue (the loss is NaN, memory ran out)."""
 
 
 class SomeFailed(FcnsegError, RuntimeError):
-    """Some of the inputs failed; everything else is done."""
+    """Some of the inputs failed; the others are done."""
 
     exit_status = 3
 
 
 class FailedElsewhere(FcnsegError, RuntimeError):
-    """Another process of the same job has failed, and the main one says why."""
+    """Another process of the same job has failed; the main process reports why."""
 
-    exit_status = 0  # torchrun ends the others at the first failure: the one with the message
+    # A failure here would make torchrun stop the main process before it prints its message.
+    exit_status = 0
 
 
 class Interrupted(FcnsegError, RuntimeError):
-    """The user stopped it; what was finished is saved and usable."""
+    """Interrupted by the user; finished work is saved and usable."""
 
     exit_status = 130
 
 
-STRANGE = (
+PARSE_ERRORS = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, TypeError,
     ValueError, csv.Error,
 )  # fmt: skip
-"""What parsing a file that is not what it should be may raise."""
+"""Exceptions that parsers may raise on a malformed file."""
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, to stand in a sentence of ours."""
+    """The text of an exception, for use within a message."""
     if isinstance(error, KeyError):
         return f"{error} is missing"
     if isinstance(error, MemoryError):
@@ -150,49 +151,50 @@ def reason(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says so: of Python, torch, OpenCV, ONNX Runtime or OpenVINO."""
+    """Whether an error of Python, torch, OpenCV, ONNX Runtime or OpenVINO says out of memory."""
     text = str(error).lower()
-    told = (
+    phrases = (
         "out of memory", "can't allocate memory", "failed to allocate", "bad alloc",
         "insufficient memory",
     )  # fmt: skip
-    return isinstance(error, MemoryError) or any(words in text for words in told)
+    return isinstance(error, MemoryError) or any(phrase in text for phrase in phrases)
 
 
 def closest(wanted: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The names spelled most like `wanted`, in capitals or not, at most so many; cutoff: 0..1."""
+    """The known names most similar to `wanted`, ignoring case, at most `most`; cutoff: 0..1."""
     spellings = {name.casefold(): name for name in known}
     close = difflib.get_close_matches(wanted.casefold(), spellings, n=most, cutoff=cutoff)
     return [spellings[name] for name in close]
 
 
 def did_you_mean(wanted: str, known: Iterable[str], otherwise: str = "", *, most: int = 1) -> str:
-    """A hint that names what is spelled like `wanted`; `otherwise` where nothing is."""
+    """A hint with the names most similar to `wanted`; `otherwise` if there are none."""
     close = closest(wanted, known, most=most)
     return f"did you mean {' or '.join(map(repr, close))}?" if close else otherwise
 
 
-_OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories that a terminal acts on, or can't show: controls, directions, surrogates."""
+_ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories to escape: a terminal interprets them (controls, text direction) or can't
+show them (surrogates)."""
 
 _JOINERS = frozenset("\u200c\u200d")
-"""Of those, the ones that are part of words and emoji."""
+"""Exceptions: they are part of words and emoji."""
 
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-"""Halves of pairs that stand for no byte; JSON can name them."""
+"""Surrogates that surrogateescape does not use for a byte; JSON may contain them."""
 
 
 def with_name(name: object, why: str) -> str:
-    """Why something failed, with its name once."""
+    """ "NAME: WHY", or only `why` if that contains the name."""
     return why if str(name) in why else f"{name}: {why}"
 
 
 def shown(text: object) -> str:
-    r"""Text as one line to look at; `\xe9` is a byte of a name that is not UTF-8."""
+    r"""Text as one printable line; `\xe9` is a byte of a name that is not UTF-8."""
     return "".join(map(_escaped, str(text)))
 
 
-_WAYS_OUT = {
+_WRITE_HINTS = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "name a file; this is a folder",
     errno.ENOSPC: "make space on the disk, or name a place on another one",
@@ -202,21 +204,23 @@ _WAYS_OUT = {
 
 
 def cannot_read(path: object, error: OSError, kind: type[FcnsegError] = MediaError) -> FcnsegError:
-    """The error for a file that the system refuses to open or to read."""
+    """The error for a file that can't be opened or read."""
     return kind(f"{path} can't be read: {error.strerror or error}.")
 
 
 def cannot_write(path: str | Path, error: OSError) -> MediaError:
-    """The MediaError for the system's refusal to write a file."""
+    """The MediaError for a file that can't be written."""
     if isinstance(error, MediaError):
         return error
-    hint = _WAYS_OUT.get(error.errno or 0, "is there space on the disk, and may you write there?")
+    hint = _WRITE_HINTS.get(
+        error.errno or 0, "is there space on the disk, and may you write there?"
+    )
     return MediaError(f"Can't write {path}: {error.strerror or error}.", hint=hint)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Within it the system's refusal to write names the file; a closed pipe stays what it is."""
+    """Convert OSErrors in the block to MediaErrors that name the file, except BrokenPipeError."""
     try:
         yield
     except BrokenPipeError:
@@ -226,41 +230,41 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def counted(number: int, what: str) -> str:
-    """ "1 file", "3 files", "2 classes": a number and what it counts, in the singular."""
+    """ "1 file", "3 files", "2 classes": a number and a noun, given in the singular."""
     plural = "es" if what.endswith("s") else "s"
     return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
-    """A fraction for people: 0.7751 is "77.51 %"; a dash where there is none."""
+    """A fraction as a percentage: 0.7751 is "77.51 %"; "-" for None and NaN."""
     if fraction is None or fraction != fraction:  # NaN
         return "-"
     return f"{100 * fraction:.{digits}f} %"
 
 
 def points(value: float | None, other: float | None) -> str:
-    """The difference of two fractions in points of 100, with its sign; a dash without one."""
+    """The signed difference of two fractions in percentage points; "-" if one is None."""
     if value is None or other is None:
         return "-"
     return f"{100 * (value - other):+z.2f}"
 
 
 def to_bytes(text: str) -> bytes:
-    """Text as UTF-8, the bytes of file names as they are; `from_bytes` takes them back."""
+    """Text as UTF-8; escaped bytes of file names are restored. `from_bytes` is the inverse."""
     return _NO_BYTE.sub("\ufffd", text).encode("utf-8", "surrogateescape")
 
 
 def from_bytes(data: bytes) -> str:
-    """The text of a file that may name files; a byte-order mark is no part of it."""
+    """Decode a text file that may name files: UTF-8 or UTF-16, without its byte-order mark."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", "replace")
     return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 
 def as_text(name: str) -> str:
-    """A file's name as text files spell it: in UTF-8 whatever the locale, accents composed.
+    """A file's name in UTF-8, whatever the locale, normalized to NFC.
 
-    For comparisons: two names of one file in different spellings become the same.
+    For comparisons: different spellings of one name become equal.
     """
     if name.isascii():
         return name
@@ -269,18 +273,18 @@ def as_text(name: str) -> str:
 
 
 def to_path(text: str) -> Path:
-    """The path that a text file names, in UTF-8 whatever the locale."""
+    """The path for a name in a text file, which is UTF-8 whatever the locale."""
     return Path(os.fsdecode(to_bytes(text)))
 
 
 def user_path(path: str | Path) -> Path:
-    """The path, with a leading `~` alone as the home folder: `~.png` is the name of a file."""
+    """The path with a first part `~` expanded to the home folder; `~.png` is a file's name."""
     path = path if isinstance(path, Path) else Path(path)
     return Path(os.path.expanduser(path)) if path.parts[:1] == ("~",) else path  # noqa: PTH111 - never raises
 
 
 def resolved(path: Path) -> Path:
-    """The path without links; as it stands where a link leads to itself: Python 3.11 raises."""
+    """The path without symbolic links; only made absolute if a link loops (Python 3.11 raises)."""
     try:
         return path.resolve()
     except (OSError, RuntimeError):
@@ -288,7 +292,7 @@ def resolved(path: Path) -> Path:
 
 
 def typed(path: str | Path) -> str:
-    """A path as it is typed at a shell: quoted where it has a space or the like in it."""
+    """A path quoted for the shell where necessary."""
     text = str(path)
     if os.name == "nt":
         return f'"{text}"' if " " in text else text
@@ -296,13 +300,13 @@ def typed(path: str | Path) -> str:
 
 
 LONGEST_NAME = 255
-"""Bytes of a file's name that file systems allow."""
+"""Maximum bytes of a file's name."""
 
 _REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 
 
 def path_fault(value: object) -> str | None:
-    """What is expected in place of a value that can be no path; None where it can be one."""
+    """What was expected of a value that is not a valid path; None if it is valid."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
     if not text or not isinstance(text, str):
         return "a path"
@@ -315,7 +319,7 @@ def path_fault(value: object) -> str | None:
 
 
 def path_of(value: Any, what: str) -> Path:
-    """What a caller gave as a path; OptionError, which calls it `what`, where it is none."""
+    """A caller's value as a path; OptionError, which calls it `what`, if it is not valid."""
     needed = path_fault(value)
     if needed is not None:
         raise OptionError(f"{what}: expected {needed}; found {value!r:.60}.")
@@ -323,7 +327,7 @@ def path_of(value: Any, what: str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file that a text names is there; False for a name that no disk takes, too."""
+    """Whether the file exists; False, too, for a name that no file can have."""
     try:
         return path.is_file()
     except OSError:  # Python 3.11 raises where the name is too long
@@ -331,9 +335,9 @@ def is_file(path: Path) -> bool:
 
 
 def _escaped(character: str) -> str:
-    if unicodedata.category(character) not in _OBEYED or character in _JOINERS:
+    if unicodedata.category(character) not in _ESCAPED or character in _JOINERS:
         return character
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps such a byte
+    if 0xDC80 <= code <= 0xDCFF:  # a byte decoded by surrogateescape
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -1,4 +1,4 @@
-"""Files: atomic writes, and names."""
+"""Atomic writes and file names."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from typing import IO, Any, BinaryIO, cast
 from fcnseg.errors import LONGEST_NAME, OptionError, user_path
 
 IN_MEMORY = 2**25
-"""Bytes of an upload that are kept in memory; more go to a temporary file."""
+"""Maximum bytes of an upload held in memory; larger ones use a temporary file."""
 
 
 class NonLocalPath(ABC, type(Path())):  # type: ignore[misc] # a PosixPath or a WindowsPath
-    """A path of files that are not this machine's: copied here to be read, sent when complete."""
+    """A path to remote storage: files are downloaded to read them, and uploaded when complete."""
 
     @abstractmethod
     def upload(self, file: IO[bytes]) -> None:
-        """Make a file's bytes its own, all at once; OSError when it can't be written."""
+        """Write a file's content to it, atomically; OSError when it can't be written."""
 
     @abstractmethod
     def download(self, path: Path) -> None:
@@ -46,7 +46,7 @@ SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?:/+|$)")
 
 
 def as_path(text: str | os.PathLike[str]) -> Path:
-    """A RemotePath for an address of remote storage, "s3://bucket/key"; else a Path."""
+    """A RemotePath for a URL of remote storage, "s3://bucket/key"; else a Path."""
     if isinstance(text, NonLocalPath):
         return text
     found = SCHEME.match(os.fspath(text))
@@ -58,16 +58,16 @@ def as_path(text: str | os.PathLike[str]) -> Path:
 
 
 def given_path(text: str | os.PathLike[str]) -> Path:
-    """The same of a source as it is given: a leading `~` is the home folder."""
+    """`as_path` for user input: a leading `~` is the home folder."""
     path = as_path(text)
     return path if isinstance(path, NonLocalPath) else user_path(path)
 
 
 class StagedPath(type(Path())):  # type: ignore[misc]
-    """A local file that is to become one elsewhere: `replace` uploads it."""
+    """A temporary local file; `replace` uploads it to a NonLocalPath."""
 
     def replace(self, target: Any) -> Any:
-        """Upload it, and remove it here."""
+        """Upload it and remove the local file; to a local path, rename it."""
         if not isinstance(target, NonLocalPath):
             return super().replace(target)
         with self.open("rb") as file:
@@ -77,10 +77,10 @@ class StagedPath(type(Path())):  # type: ignore[misc]
 
 
 def cache_folder() -> Path:
-    """Where fcnseg keeps what it can make again: FCNSEG_CACHE, else the system's place."""
+    """The cache folder: FCNSEG_CACHE, else the platform's standard one."""
     if named := os.environ.get("FCNSEG_CACHE"):
         return Path(named)
-    if not (home := user_path("~")).is_absolute():  # a container's user without a name
+    if not (home := user_path("~")).is_absolute():  # a container's user without a home folder
         home = Path(tempfile.gettempdir())
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or home) / "fcnseg" / "cache"
@@ -90,7 +90,7 @@ def cache_folder() -> Path:
 
 
 def stamp(path: Path) -> list[int]:
-    """What changes when a file does; empty when there is none."""
+    """Size and modification time (ns) of a file, to detect changes; empty if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -99,18 +99,18 @@ def stamp(path: Path) -> list[int]:
 
 
 _ROOM = 55
-"""Bytes that are left for what is added to a part of a name: numbers, `_overlay.partial.mp4`."""
+"""Bytes of a name reserved for what is appended later: numbers, `_overlay.partial.mp4`."""
 
 
 def numbered(parent: Path, name: str) -> Iterator[Path]:
-    """parent/name1, parent/name2 ..., from the first number on that is above all taken."""
+    """Yield parent/name1, parent/name2 ..., starting after the highest number in use."""
     taken = (path.name.removeprefix(name) for path in parent.glob(f"{name}*"))
     first = max((int(rest) for rest in taken if rest.isdecimal()), default=0) + 1
     return (parent / f"{name}{number}" for number in itertools.count(first))
 
 
 def free_name(wanted: str, taken: set[str]) -> str:
-    """`wanted`, or with the first number that makes it differ from `taken`, which it joins."""
+    """`wanted`, or `wanted_2`, `wanted_3` ... if that is taken; the result is added to `taken`."""
     name, number = wanted, 2
     while (key := name_key(name)) in taken:
         name, number = f"{wanted}_{number}", number + 1
@@ -119,63 +119,65 @@ def free_name(wanted: str, taken: set[str]) -> str:
 
 
 def name_key(name: str) -> str:
-    """The same for names that some file systems take for one: A and a, accents composed or not."""
+    """A key that is equal for names that are the same file on some file systems: A and a, NFC
+    and NFD."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
-def natural(path: Path) -> list[tuple[int, int, str]]:
-    """A sorting key by which frame_9 comes before frame_10."""
+def natural_key(path: Path) -> list[tuple[int, int, str]]:
+    """A key for natural sorting: frame_9 before frame_10."""
     parts = re.split(r"(\d+)", path.as_posix().casefold())
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def safe_filename(text: str) -> str:
-    """Text as a part of a file name, which leaves room for more."""
-    return fitting(re.sub(r"[^\w.-]+", "_", text).strip("_.") or "frame", room=_ROOM)
+    """Text as part of a file name, short enough to append to."""
+    return shortened(re.sub(r"[^\w.-]+", "_", text).strip("_.") or "frame", room=_ROOM)
 
 
 def safe_path(text: str) -> str:
-    """A path with "/" between folders whose parts are each a part of a file name."""
+    """`safe_filename` for each part of a path with "/" between folders."""
     return "/".join(safe_filename(part) for part in text.split("/"))
 
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked there, and nothing left behind is removed
+except ImportError:  # Windows: temporary files are not locked, and stale ones not removed
     fcntl = None  # type: ignore[assignment]
 
-# Another machine's locks can't be seen on every network drive: its files are left alone.
+# The host name is part of it: not every network drive shows locks of other machines, so only
+# this machine's temporary files are removed.
 _MARK = f".fcnseg-{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-"
 
 _LONGEST = 60
-"""Bytes of a name that its temporary one keeps."""
+"""Maximum bytes of the target's name in a temporary file's name."""
 
-_looked_through: set[Path] = set()
+_cleaned: set[Path] = set()
 
 
 def is_special(path: Path) -> bool:
-    """Whether a path is a device or a pipe (/dev/stdout, >(...)): written to, never replaced."""
+    """Whether a path is a device or a pipe (/dev/stdout, >(...)), which is never replaced."""
     with suppress(OSError):
         return stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
     return False
 
 
 def kind_of(path: Path) -> str:
-    """What is there where a folder is needed, for messages."""
+    """What a path that is not a folder is, for messages."""
     return "a device or a pipe" if is_special(path) else "a file"
 
 
 def is_stdout(path: object) -> bool:
-    """Whether a path is that of standard output: -."""
+    """Whether a path is "-", standard output."""
     return path == Path("-")
 
 
 @contextmanager
 def atomic_write(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
-    """A file to write bytes to, which gets its name when the block ends without an error.
+    """Open a temporary file that replaces `path` when the block ends without an error.
 
-    Until then a file of that name stays as it is. sync: it is on the disk before it gets its
-    name. Makes the folder; OSError as the system raises it. A remote file is uploaded at the end.
+    sync: fsync before it is renamed. Creates the folder; raises OSError unchanged. A remote file
+    is uploaded at the end.
     """
     if isinstance(path, NonLocalPath):
         with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as waiting:
@@ -197,10 +199,10 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """A new, empty, hidden file beside `path`, with its suffix; removed at the end if still there.
+    """Create an empty hidden file beside `path`, with its suffix; removed at the end if still left.
 
-    For what can't be written through a file object; whoever writes it renames it. For a remote
-    file it lies in a temporary folder, and renaming uploads it.
+    For writers that need a path instead of a file object; the caller renames it. For a remote
+    file it is in a temporary folder, and renaming uploads it.
     """
     if isinstance(path, NonLocalPath):
         with tempfile.TemporaryDirectory(prefix="fcnseg-") as folder:
@@ -217,7 +219,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
-    """The same as a folder, with whatever is left in it."""
+    """Create a hidden folder beside `path`; removed at the end with its content, if still there."""
     with _beside(path, Path.mkdir) as temporary:
         try:
             yield temporary
@@ -227,17 +229,17 @@ def folder_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def utf8_name(path: Path) -> Iterator[str]:
-    """A name of a file for libraries that take no other than UTF-8: its own where it is.
+    """A file's name for libraries that accept only UTF-8: its own, if it is UTF-8.
 
-    Else that of a link to it, with its suffix, as long as the block lasts; files that differ
-    from it in their suffix only are linked beside it. A remote file is copied there.
+    Else the name of a temporary link with its suffix, valid within the block; files that differ
+    only in their suffix are linked beside it. A remote file is downloaded instead.
     """
     if isinstance(path, NonLocalPath):
         with tempfile.TemporaryDirectory(prefix="fcnseg-") as folder:
             path.download(copy := Path(folder) / f"file{path.suffix}")
             yield str(copy)
         return
-    path = path.absolute()  # else what stands before a colon is a protocol to FFmpeg
+    path = path.absolute()  # else FFmpeg takes what is before a colon for a protocol
     if _is_utf8(str(path)):
         yield str(path)
         return
@@ -253,11 +255,11 @@ def _is_utf8(text: str) -> bool:
     return os.fsencode(text).decode(errors="replace") == text
 
 
-def fitting(name: str, suffix: str = "", *, room: int = 0) -> str:
-    """A file's name with its suffix, shortened where that is more than file systems allow.
+def shortened(name: str, suffix: str = "", *, room: int = 0) -> str:
+    """A file's name with its suffix, shortened if it is longer than file systems allow.
 
-    What is cut off leaves a hash of the full name, so that names that differ still do. room:
-    bytes to leave free. Folders before the name ("/" between them) stay as they are.
+    A shortened name ends in a hash of the full one, so that names stay distinct. room: bytes to
+    leave free. Folders before the name ("/" between them) stay as they are.
     """
     folder, slash, last = name.rpartition("/")
     most = LONGEST_NAME - len(os.fsencode(suffix)) - room
@@ -268,49 +270,48 @@ def fitting(name: str, suffix: str = "", *, room: int = 0) -> str:
 
 
 def _cut(name: str, most: int) -> str:
-    """As much of the beginning as so many bytes hold."""
+    """The longest prefix of at most `most` bytes."""
     while len(os.fsencode(name)) > most:
         name = name[:-1]
     return name
 
 
 def partial(path: Path) -> Path:
-    """What an incomplete file is called where there is a complete one: out.partial.mp4."""
-    return path.with_name(fitting(path.stem, f".partial{path.suffix}"))
+    """The name of an incomplete file beside a complete one: out.partial.mp4."""
+    return path.with_name(shortened(path.stem, f".partial{path.suffix}"))
 
 
 def _create_file(path: Path) -> None:
-    # The kernel takes the umask off; to ask for it, a process would have to change it for all
-    # of its threads.
+    # The kernel applies the umask. Python can read it only by changing it, for all threads.
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
 
 
 @contextmanager
 def _beside(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
-    """A new name beside `path`, created and held."""
+    """Create and lock a temporary file or folder beside `path`."""
     if is_special(path):
         raise OptionError(f"{path} is a device or a pipe; expected a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_behind(path.parent)
+    _remove_stale(path.parent)
     stem = _cut(path.stem, _LONGEST)
     suffix = path.suffix if len(path.suffix) < 16 else ""
-    held = None
-    while held is None:
+    lock = None
+    while lock is None:
         temporary = path.with_name(f".{stem}{_MARK}{secrets.token_hex(4)}{suffix}")
         with suppress(FileExistsError):
             create(temporary)
-            held = _hold(temporary)
+            lock = _lock(temporary)
     try:
         yield temporary
     finally:
-        if held >= 0:
-            os.close(held)
+        if lock >= 0:
+            os.close(lock)
 
 
-def _hold(path: Path) -> int | None:
-    """Lock what was just created, until the number is closed; -1 where that can't be done.
+def _lock(path: Path) -> int | None:
+    """Lock a new file or folder; return the file descriptor that holds the lock.
 
-    None when it was taken for something left behind, and removed, before it was locked.
+    -1 without support for locks; None if another process removed it as stale before it was locked.
     """
     if fcntl is None:
         return -1
@@ -326,20 +327,20 @@ def _hold(path: Path) -> int | None:
     return None
 
 
-def _remove_left_behind(folder: Path) -> None:
-    """Remove what processes of this machine that are gone have left in a folder; looks once."""
-    if fcntl is None or folder in _looked_through:
+def _remove_stale(folder: Path) -> None:
+    """Remove temporary files of ended processes of this machine; once per folder."""
+    if fcntl is None or folder in _cleaned:
         return
-    _looked_through.add(folder)
+    _cleaned.add(folder)
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in [entry for entry in entries if entry.name.startswith(".")]:
             if _MARK in entry.name:
                 with suppress(OSError):
-                    _remove_unless_held(Path(entry.path))
+                    _remove_unless_locked(Path(entry.path))
 
 
-def _remove_unless_held(path: Path) -> None:
-    """OSError when it is locked, or that is unknown."""
+def _remove_unless_locked(path: Path) -> None:
+    """Remove a file or folder; OSError if it is locked or can't be locked."""
     number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""How objects show themselves in a notebook: tables in HTML, in which every text stays text."""
+"""HTML tables that represent objects in a notebook; all text is escaped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Color = tuple[int, int, int]
 
 
 def model(title: str, engine: str, short_side: int | None, classes: ClassMap) -> str:
-    """A model: its files, what runs it and how, and its classes in their colors."""
+    """A model: its file, engine, input size, and classes with their colors."""
     at = f"resized to a short side of {short_side}" if short_side else "at their own size"
     html = facts("Segmentation model", {"file": title, "engine": engine, "images": at})
     colors = [(red, green, blue) for red, green, blue in classes.colors.tolist()]
@@ -32,7 +32,7 @@ def dataset(
 def comparison(
     models: Mapping[str, str], classes: Iterable[Sequence[str]], verdicts: Sequence[str]
 ) -> str:
-    """Models by their letters, the IoU of each class by model, and what differs how surely."""
+    """Models by letter, the IoU of each class by model, and the significance of the differences."""
     letters = list(models)
     heading = ("class", *(f"{one} IoU" for one in letters), *(f"{one} - A" for one in letters[1:]))
     html = facts("Comparison", models) + table("IoU of each class", heading, classes)
@@ -40,7 +40,7 @@ def comparison(
 
 
 def facts(title: str, values: Mapping[str, object]) -> str:
-    """A table of names and values; what is None is left out."""
+    """A table of names and values; omits values that are None."""
     rows = [(name, str(value)) for name, value in values.items() if value is not None]
     return table(title, (), rows)
 
@@ -51,9 +51,9 @@ def table(
     rows: Iterable[Sequence[str]],
     colors: Sequence[Color] | None = None,
 ) -> str:
-    """Rows of cells, the first of each its name.
+    """A table whose rows begin with their name.
 
-    colors: of a mark before each row's name, red, green and blue in 0..255.
+    colors: of a square before each row's name, red, green and blue in 0..255.
     """
     lines = [f"<table><caption>{_text(title)}</caption>"]
     if heading:

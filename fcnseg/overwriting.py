@@ -1,8 +1,8 @@
-"""Nothing that a command reads is written over: outputs that are inputs are refused.
+"""Protect files from being overwritten: inputs of a command, and files fcnseg did not write.
 
-`refuse_overwriting` is for every command that writes, called when it is known what will be read
-and written, and before anything is. Folders of outputs are marked, so that a later command neither
-reads them as inputs nor writes over what in them is somebody's own.
+Every command that writes calls `refuse_overwriting` once it knows its inputs and outputs, before
+it reads or writes. Output folders are marked by a manifest, so that a later command neither reads
+them as inputs nor overwrites the user's files in them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import STRANGE, MediaError, OptionError, counted, resolved, typed
+from fcnseg.errors import PARSE_ERRORS, MediaError, OptionError, counted, resolved, typed
 from fcnseg.files import NonLocalPath, atomic_write, is_special, is_stdout, kind_of
 
 MANIFEST = "manifest.jsonl"
 TRAINING = "config.toml"
 _FIRST_LINE = "# fcnseg train"
-_HEADING = "fcnseg"  # the key of a manifest's heading
-_IN_A_LINE = {"name", "job", "stamp"}
+_HEADING = "fcnseg"  # key of a manifest's first line
+_ENTRY_KEYS = {"name", "job", "stamp"}
 
 
 def mark(folder: Path, files: Sequence[str] = (), not_there: Sequence[str] = ()) -> None:
-    """Say in a manifest that a folder holds outputs. files: images that lie in it; not_there:
-    listed ones that do not. MediaError when it can't be written, OptionError for a file of others.
+    """Write a manifest that marks a folder of outputs.
+
+    files: images written directly in it; not_there: listed files that are not in it. OptionError
+    when another file has the manifest's name, MediaError when it can't be written.
     """
     path = folder / MANIFEST
     refuse_folder_of_others(folder)
@@ -55,9 +57,9 @@ def mark(folder: Path, files: Sequence[str] = (), not_there: Sequence[str] = ())
 
 
 def refuse_folder_of_others(folder: Path, kinds: Sequence[str] = ()) -> None:
-    """OptionError for a manifest.jsonl in a folder, or files in its sub-folders, not made by us.
+    """OptionError for a manifest.jsonl, or files in its subfolders, not written by fcnseg.
 
-    kinds: the sub-folders and files that are written to; labels or coco.json may be a dataset's.
+    kinds: the subfolders and files to be written; labels or coco.json may be part of a dataset.
     """
     path = folder / MANIFEST
     if _heading(path) is not None:
@@ -71,8 +73,8 @@ def refuse_folder_of_others(folder: Path, kinds: Sequence[str] = ()) -> None:
 
 
 def refuse_taken(folder: Path) -> Callable[[Path], None]:
-    """A call for each file before it is written in a folder: OptionError where it was there before
-    and the folder is none of our outputs."""
+    """A check to call before each file is written: OptionError if it existed before and the folder
+    was not written by fcnseg."""
     ours = _heading(folder / MANIFEST) is not None
     made: set[Path] = set()
 
@@ -96,10 +98,11 @@ def _not_ours(path: Path, hint: str = "name another folder for the outputs") -> 
 
 
 def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
-    """Which of the files in a folder of outputs are not ours; None for any other folder.
+    """The files of an output folder that fcnseg did not write; None for any other folder.
 
-    Outputs lie in its sub-folders, or are no images: someone's own images may lie beside them.
-    files: the names of all files in it, so that the disk is not asked where none is a mark.
+    Outputs are in its subfolders, listed in its manifest, or not images; the user's own images may
+    be beside them. files: names of all files in it; without a manifest or config.toml among them
+    nothing is read.
     """
     if MANIFEST in files and (ours := _heading(folder / MANIFEST)) is not None:
         return [name for name in files if name not in ours]
@@ -111,7 +114,7 @@ def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
 
 
 def refuse_among_images(what: str, path: Path, root: Path) -> None:
-    """OptionError for an image to be written in a dataset's folder, but for one of its outputs."""
+    """OptionError for an image to be written inside a dataset, unless in an output folder there."""
     folder = path.parent
     names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208
     if names and is_below(path, root) and inputs_in(folder, names) is None:
@@ -123,7 +126,7 @@ def refuse_among_images(what: str, path: Path, root: Path) -> None:
 
 
 def skipped_outputs(folders: Iterable[Path], root: Path) -> str:
-    """What a message says of the folders of outputs below a source; "" when there are none."""
+    """The message about skipped output folders below a source; "" when there are none."""
     names = [folder.relative_to(root).as_posix() for folder in folders]
     if not names:
         return ""
@@ -132,27 +135,26 @@ def skipped_outputs(folders: Iterable[Path], root: Path) -> str:
 
 
 def _heading(path: Path) -> frozenset[str] | None:
-    """The files that a manifest's first line lists; None when it is no manifest of ours."""
-    with suppress(OSError, *STRANGE), path.open(encoding="utf-8") as file:
+    """The files listed in a manifest's first line; None when fcnseg did not write the manifest."""
+    with suppress(OSError, *PARSE_ERRORS), path.open(encoding="utf-8") as file:
         line = next((line for line in file if line.strip()), "{}")
         found = json.loads(line)
-        if isinstance(found, dict) and (_HEADING in found or found.keys() >= _IN_A_LINE):
+        if isinstance(found, dict) and (_HEADING in found or found.keys() >= _ENTRY_KEYS):
             return frozenset(found.get("files", ()))
     return None
 
 
 Named = tuple[str, Path]
-"""What a path is in words, and the path: ("--out", Path("a.png")), ("the model", ...)."""
+"""The role of a path and the path: ("--out", Path("a.png")), ("the model", ...)."""
 
 
 def refuse_overwriting(
     outputs: Iterable[Named], inputs: Iterable[Named], *, kept: Iterable[Named] = ()
 ) -> None:
-    """OptionError when an output is an input: by its path, a link, another name of the same file,
-    a name that differs only in case; or is a folder with an input in it.
+    """OptionError when an output is an input, or a folder that contains one.
 
-    kept: files that may lie in an output folder (a model, a config), but not be written over.
-    Two options must not name one output either.
+    Paths are compared through links, by the file's identity and ignoring case. kept: files that may
+    be in an output folder (a model, a config), but not overwritten. Two equal outputs are refused.
     """
     places = [_Output(what, path) for what, path in outputs]
     _refuse_twice(places)
@@ -164,34 +166,34 @@ def refuse_overwriting(
                 output.refuse(role, given, where, may_hold=may_hold)
 
 
-_NAMES = {
+_SUFFIXES = {
     "--html": (".html", ".htm"),
     "--contact": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"),
     **dict.fromkeys(("--csv", "--confusion"), (".csv", ".txt")),
     "--latex": (".tex", ".txt"), "--markdown": (".md", ".markdown", ".txt"),
 }  # fmt: skip
-"""How names of what an option writes end, where they have an ending at all."""
+"""Suffixes allowed for an option's file; a name without a suffix is allowed, too."""
 
-_TELLABLE = ("--html", "--csv", "--confusion", "--latex", "--markdown", "--shares")
-"""Options whose files show by their first bytes that an earlier command has written them."""
+_RECOGNIZED = ("--html", "--csv", "--confusion", "--latex", "--markdown", "--shares")
+"""Options whose files can be recognized, by their first bytes, as written by fcnseg."""
 
 
 def refuse_unwritable(outputs: Iterable[Named]) -> None:
-    """OptionError when an output can't be made where it is named: before hours are over, not after.
+    """OptionError when an output can't be written; checked at the start, before hours of work.
 
-    Devices, pipes and standard output are let through; a config refuses "-" where that can't be.
+    Devices, pipes and standard output are accepted; configs refuse "-" for other options.
     """
     for what, path in outputs:
         if is_stdout(path) or is_special(path):
             continue
-        endings = _NAMES.get(what, ())
-        if endings and path.suffix and path.suffix.lower() not in endings:
+        suffixes = _SUFFIXES.get(what, ())
+        if suffixes and path.suffix and path.suffix.lower() not in suffixes:
             raise OptionError(
-                f"{what} {path}: expected a name that ends in {', '.join(endings)}; found "
+                f"{what} {path}: expected a name that ends in {', '.join(suffixes)}; found "
                 f"{path.suffix!r}.",
-                hint=f"{what} {typed(path.with_suffix(endings[0]))}",
+                hint=f"{what} {typed(path.with_suffix(suffixes[0]))}",
             )
-        if what in _TELLABLE and path.is_file() and path.stat().st_size and not _is_own(path):
+        if what in _RECOGNIZED and path.is_file() and path.stat().st_size and not _is_own(path):
             raise _not_ours(path, "name another file, or remove this one")
         folder = path if path.is_dir() else path.parent
         while not folder.exists() and folder != folder.parent:
@@ -209,10 +211,10 @@ def refuse_unwritable(outputs: Iterable[Named]) -> None:
 
 
 def refuse_file(what: str, path: Path | None) -> None:
-    """OptionError for a file, or a name as files have them, where a folder is needed."""
+    """OptionError for a file, or a name with a file's suffix, where a folder is needed."""
     if path is None or path.is_dir():
         return
-    if path.exists() or path.suffix.lower() in _ENDINGS:
+    if path.exists() or path.suffix.lower() in _FILE_SUFFIXES:
         place = Path() if is_special(path) else path.parent
         found = kind_of(path) if path.exists() else "named like a file"
         raise OptionError(
@@ -221,7 +223,7 @@ def refuse_file(what: str, path: Path | None) -> None:
         )
 
 
-_ENDINGS = (".csv", ".gif", ".html", ".jpeg", ".jpg", ".json", ".mp4", ".pdf", ".png", ".svg")
+_FILE_SUFFIXES = (".csv", ".gif", ".html", ".jpeg", ".jpg", ".json", ".mp4", ".pdf", ".png", ".svg")
 
 _TABLES = (
     b"image,height,width,ignored,",
@@ -233,21 +235,21 @@ _TABLES = (
     b"| Class | IoU |",
     b'{"index": ',
 )
-"""How files begin that eval, compare (fcnseg.report.tables) and infer --shares write."""
+"""First bytes of the tables written by eval, compare (fcnseg.report.tables) and infer --shares."""
 
 _PAGE = b'<meta name="generator" content="fcnseg">'
-"""Stands near the beginning of every page of fcnseg.report."""
+"""Appears near the beginning of every page written by fcnseg.report."""
 
 
 def is_own_table(path: Path) -> bool:
-    """Whether a file is a table that an earlier command has written."""
+    """Whether a file is a table written by fcnseg."""
     with suppress(OSError), path.open("rb") as file:
         return file.read(max(map(len, _TABLES))).startswith(_TABLES)
     return False
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a file is a table, a page or a listed output of an earlier command."""
+    """Whether fcnseg wrote a file: a table, a page or an output listed in a manifest."""
     if is_own_table(path) or path.name in (_heading(path.parent / MANIFEST) or ()):
         return True
     with suppress(OSError), path.open("rb") as file:
@@ -256,7 +258,7 @@ def _is_own(path: Path) -> bool:
 
 
 def others_in(folder: Path, written: Iterable[Path]) -> list[Named]:
-    """Of files to be written, somebody's own in a dataset's folder; a .toml's writer knows its."""
+    """Files of a dataset that would be overwritten; .toml files are checked by their writer."""
     return [
         ("a file of the dataset", path)
         for path in written
@@ -268,21 +270,21 @@ def others_in(folder: Path, written: Iterable[Path]) -> list[Named]:
 
 
 def is_below(path: Path, folder: Path) -> bool:
-    """Whether a path leads into a folder, or is it."""
+    """Whether a path, with links resolved, is a folder or inside it."""
     real, above = os.path.realpath(path), os.path.realpath(folder)
     return real == above or real.startswith(os.path.join(above, ""))  # noqa: PTH118
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A path without links. folded: as a file system that ignores case sees it."""
+    """A path without links. folded: in the form that ignores case and Unicode normalization."""
 
     real: str
     folded: str
 
 
 class _Output:
-    """What is written: a file or a folder, there already or not."""
+    """A file or folder to be written; it may exist."""
 
     def __init__(self, what: str, path: Path) -> None:
         self.what, self.path = what, path
@@ -291,7 +293,7 @@ class _Output:
         self.is_file = path.is_file()
 
     def refuse(self, role: str, given: Path, where: Sequence[_Place], *, may_hold: bool) -> None:
-        """OptionError when an input, at these places, is this or below it."""
+        """OptionError when an input, at these places, is this output or inside it."""
         shown = f"{self.what} {self.path}"
         for mine in self.places:
             for theirs in where:
@@ -332,9 +334,9 @@ def _refuse_twice(outputs: Sequence[_Output]) -> None:
 
 
 def _places(path: Path, real: Callable[[str], str]) -> list[_Place]:
-    """Where a path is, and where it leads when it is a link. real: os.path.realpath."""
+    """The location of a path and, for a link, its target. real: os.path.realpath."""
     folder, name = os.path.split(os.path.join(os.getcwd(), path))  # noqa: PTH109, PTH118
-    if name in ("", ".", ".."):  # where that leads depends on the links before it
+    if name in ("", ".", ".."):  # what these refer to depends on links in the folder's path
         folder, name = os.path.split(os.path.realpath(path))
     found = [os.path.join(real(folder), name)]  # noqa: PTH118
     if os.path.islink(path):  # noqa: PTH114
@@ -343,7 +345,7 @@ def _places(path: Path, real: Callable[[str], str]) -> list[_Place]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What two names of one file have in common; None where there is no file."""
+    """Device and inode, equal for two names of one file; None if it does not exist."""
     with suppress(OSError):
         found = path.stat()
         return found.st_dev, found.st_ino

@@ -1,6 +1,6 @@
-"""Long work: the events that it reports to its callback, how it is interrupted, its memory.
+"""Long-running work: progress events for callbacks, interrupts, and memory of the allocator.
 
-Loads nothing heavy: the command line uses it before torch is imported.
+Imports nothing heavy: the command line uses it before torch is imported.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one task has come.
+    """The progress of a task.
 
-    task: what is being done; a new name starts a new bar.
-    done, total: in the task's own unit; total is None when it can't be known.
+    task: its name; a new name starts a new bar.
+    done, total: in `unit`; total is None when it is unknown.
     unit: what is counted ("frames", "images", "files").
-    values: what to show beside the bar, in this order (loss, mIoU, frames/s ...).
+    values: shown beside the bar, in this order (loss, mIoU, frames/s ...).
     """
 
     task: str
@@ -48,11 +48,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """One epoch of training is over.
+    """The end of a training epoch.
 
-    epochs: of how many; 0 where a time decides.
+    epochs: number of epochs; 0 when training ends after a time.
     values: the row just written to results.csv (loss, miou, pixel_accuracy, seconds ...).
-    class_iou: the IoU of each class by name; None where it does not occur in the labels.
+    class_iou: the IoU of each class by name; None for a class that is not in the labels.
     best: whether this epoch's mIoU is the best so far.
     """
 
@@ -65,9 +65,9 @@ class EpochEnd:
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """An image to look at, while others are still drawn.
+    """A finished image to show, while others are still drawn.
 
-    image: uint8 (H, W, 3) RGB. key: what its colors mean, as names with red, green and blue.
+    image: uint8 (H, W, 3) RGB. key: its legend, (name, (red, green, blue)).
     """
 
     name: str
@@ -81,7 +81,7 @@ Callback = Callable[[Event], None]
 
 
 def log_messages(callback: Callback) -> Callback:
-    """A callback that logs messages (logger "fcnseg") and hands everything else to `callback`."""
+    """A callback that logs messages (logger "fcnseg") and passes other events to `callback`."""
 
     def log(event: Event) -> None:
         if isinstance(event, Message):
@@ -97,26 +97,26 @@ _SYSTEM = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Info
 
 
 def is_hidden(name: str) -> bool:
-    """Whether nobody looks for their files in a folder of this name: thumbnails, deleted files."""
+    """Whether a folder's name is that of a hidden or system folder: thumbnails, deleted files."""
     return name.startswith((".", *_SYSTEM))
 
 
-def tell_unlisted(callback: Callback) -> Callable[[OSError], None]:
-    """For os.walk: a folder that can't be listed is told of, as the files in it go missing."""
+def warn_unlisted(callback: Callback) -> Callable[[OSError], None]:
+    """An `onerror` function for os.walk that warns of folders that can't be listed."""
 
-    def tell(error: OSError) -> None:
+    def warn(error: OSError) -> None:
         text = f"{error.filename} can't be read and is left out: {error.strerror}."
         callback(Message(text, "warning"))
 
-    return tell
+    return warn
 
 
 NAMED = 3
-"""Skipped files that are named."""
+"""Number of skipped files that a message names."""
 
 
 def skipped_files(files: Sequence[Path], why: str) -> Message:
-    """The message for files that are skipped; the first ones are named."""
+    """The message about skipped files, with the names of the first ones."""
     names = ", ".join(path.name for path in files[:NAMED])
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     return Message(f"Skipped {names}{more}: {why}")
@@ -127,12 +127,12 @@ def no_callback(event: Event) -> None:
 
 
 PAIR_SECONDS = 1.0
-"""A second SIGTERM or SIGHUP so soon is the same request: a terminal that is closed sends two, its
-own and its shell's. Ctrl-C is pressed by someone who means it."""
+"""A second SIGTERM or SIGHUP within these seconds counts as the same request: closing a terminal
+sends two, one by the terminal and one by its shell. This does not apply to Ctrl-C."""
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Those there are here, without those that the process was told to ignore (nohup)."""
+    """SIGINT, SIGTERM and SIGHUP, without those that are missing here or ignored (nohup)."""
     found = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
     return [one for one in found if one is not None and signal.getsignal(one) != signal.SIG_IGN]
 
@@ -141,10 +141,10 @@ def stop_signals() -> list[signal.Signals]:
 def handled_by(
     handler: Callable[[int, FrameType | None], None], numbers: Iterable[signal.Signals]
 ) -> Iterator[None]:
-    """Signals are handled by a function in the block, and as they were before after it.
+    """Handle signals with a function within the block; restore the previous handlers after it.
 
-    Outside the main thread, where Python can't handle signals, nothing changes; nor does a signal
-    that another part of the program handles without Python, which could not be given back.
+    Does nothing outside the main thread, where Python can't set handlers. Signals with a handler
+    not installed from Python are left alone, as it could not be restored.
     """
     if threading.current_thread() is not threading.main_thread():
         numbers = ()
@@ -159,7 +159,7 @@ def handled_by(
 
 @contextmanager
 def as_interrupts() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt in the block, as SIGINT does."""
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt in the block, as SIGINT does."""
     last = -PAIR_SECONDS
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -175,12 +175,12 @@ def as_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def held_back(on_request: Callable[[], None] | None = None) -> Iterator[None]:
-    """Delay a request to stop until the block ends; a second one takes effect at once.
+def defer_interrupts(on_request: Callable[[], None] | None = None) -> Iterator[None]:
+    """Delay a stop signal until the block ends; a second one takes effect at once.
 
-    For what must not be left half-done: closing a file, waiting for a thread that uses it.
-    on_request: called by the signal handler, to bring the end of the block near; it may take no
-    lock. Unhandled signals are left alone.
+    For work that must not be interrupted: closing a file, waiting for a thread that uses it.
+    on_request: called by the signal handler, to end the block soon; it must not take a lock.
+    Signals without a Python handler are left alone.
     """
     asked: list[tuple[int, float]] = []
 
@@ -201,7 +201,7 @@ def held_back(on_request: Callable[[], None] | None = None) -> Iterator[None]:
 
 
 class StopSignal:
-    """While it is entered, the first signal sets `requested`; a second Ctrl-C stops at once."""
+    """A context in which the first stop signal sets `requested`; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -223,22 +223,22 @@ class StopSignal:
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # <malloc.h>
 
 _MOST = (1 << 31) - 1
-"""Bytes; the largest that the C library takes."""
+"""Bytes; the largest value that mallopt accepts."""
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Let this process use freed memory again instead of handing it back; whether it will.
+    """Make glibc reuse freed memory instead of returning it to the system; return whether it does.
 
     For programs: the command line calls it, the library leaves the allocator alone.
 
-    glibc returns large blocks to the system as soon as they are free, and every page of the next
-    one has to be fetched and cleared anew: 10,000 pages for each forward pass of a small network
-    on 768x432, which is a tenth of its time and more beside other threads. All three settings are
-    needed: no block of its own for each large array, no giving back, and one arena, as those of
-    further threads can't hold large arrays.
+    By default glibc returns large blocks to the system when they are freed, so every page of the
+    next block causes a page fault and is zeroed: 10,000 pages per forward pass of a small network
+    on 768x432, a tenth of its time, more with other threads running. All three settings are
+    needed: no mmap for large blocks, no trimming, and a single arena, as the arenas of further
+    threads can't hold large arrays.
 
-    Only on Linux with glibc, and not where the user has set MALLOC_... or GLIBC_TUNABLES.
+    Only on Linux with glibc, and not if the user has set MALLOC_... or GLIBC_TUNABLES.
     """
     if sys.platform != "linux" or any(
         name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ
@@ -253,9 +253,9 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """The block sees these environment variables, where the user has not set them.
+    """Set environment variables in the block, unless the user has set them.
 
-    Afterwards all are as they were: loading OpenCV changes LD_LIBRARY_PATH, for one.
+    Restores the whole environment after it: loading OpenCV changes LD_LIBRARY_PATH, for example.
     """
     before = dict(os.environ)
     for name, value in variables.items():
@@ -270,7 +270,7 @@ def environment(**variables: str) -> Iterator[None]:
 
 @contextmanager
 def without_native_messages() -> Iterator[None]:
-    """What libraries print past every log level of theirs is not shown; errors are raised."""
+    """Discard what native libraries print to stderr in the block, whatever their log level."""
     sys.stderr.flush()
     with Path(os.devnull).open("wb") as nowhere:
         stderr = os.dup(2)
@@ -283,17 +283,17 @@ def without_native_messages() -> Iterator[None]:
 
 
 _RECENT = 64
-"""Sizes of images after which one counts as new again; oneDNN keeps layers for fewer."""
+"""Number of image shapes remembered; oneDNN caches layers for fewer."""
 
 
 @functools.lru_cache(maxsize=_RECENT)
 def release_freed_memory(_shape: tuple[int, ...]) -> bool:
-    """Hand freed memory back to the system before images of a new shape; whether it was done.
+    """Return freed memory to the system before images of a new shape; True if it was done.
 
-    For each new size oneDNN makes its layers anew and keeps them (1,024 of them), amid the arrays
-    of the forward pass. Between them gaps remain that no array of the next size fits into, and a
-    process that is given a new size each time grows: benchmarks/many_sizes.py. What was done for a
-    shape is cached, so that images of one size, as a video's, keep their memory.
+    For each new size oneDNN creates its layers again and caches them (1,024 of them), between the
+    arrays of the forward pass. This fragments the heap, so that a process whose images all have
+    different sizes grows: benchmarks/many_sizes.py. The result is cached by shape, so that images
+    of one size, as in a video, keep their memory.
 
     Only on Linux with glibc.
     """
@@ -301,15 +301,15 @@ def release_freed_memory(_shape: tuple[int, ...]) -> bool:
     return trim is not None and trim(0) == 1
 
 
-def teller(task: str, count: int, callback: Callback) -> Callable[[int], None]:
-    """Tells the callback of progress, some times a second."""
-    told = 0.0
+def progress_reporter(task: str, count: int, callback: Callback) -> Callable[[int], None]:
+    """A function that reports the number of files done, at most 20 times a second."""
+    reported = 0.0
 
-    def tell(done: int) -> None:
-        nonlocal told
+    def report(done: int) -> None:
+        nonlocal reported
         now = time.monotonic()
-        if done == count or now - told > 0.05:
-            told = now
+        if done == count or now - reported > 0.05:
+            reported = now
             callback(Progress(task, done, count, "files"))
 
-    return tell
+    return report

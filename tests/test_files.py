@@ -18,7 +18,7 @@ needs_locks = pytest.mark.skipif(os.name != "posix", reason="has no such locks")
 @pytest.fixture(autouse=True)
 def _looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test is a new process, as far as looking for what was left behind goes."""
-    monkeypatch.setattr(files, "_looked_through", set())
+    monkeypatch.setattr(files, "_cleaned", set())
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_what_is_still_written_or_not_ours_stays(
     for name in theirs:  # the last one is another machine's
         (tmp_path / name).write_bytes(b"theirs")
     with temporary_beside(path) as one, folder_beside(path) as other:
-        monkeypatch.setattr(files, "_looked_through", set())
+        monkeypatch.setattr(files, "_cleaned", set())
         write(path)
         assert one.exists()
         assert other.exists()

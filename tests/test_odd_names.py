@@ -27,7 +27,7 @@ from fcnseg.commands.infer import infer
 from fcnseg.config import ExportConfig, InferConfig, TrainConfig
 from fcnseg.config.options import toml_value
 from fcnseg.errors import from_bytes, shown, to_bytes
-from fcnseg.files import fitting
+from fcnseg.files import shortened
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources.video import open_video
 from fcnseg.models.checkpoint import Checkpoint, find_models
@@ -321,11 +321,11 @@ def test_names_in_text_files_keep_their_bytes() -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".geojson"])
 def test_long_names_are_shortened_and_differ(suffix: str) -> None:
-    assert fitting("short", suffix) == f"short{suffix}"
+    assert shortened("short", suffix) == f"short{suffix}"
     whole = "l" * (255 - len(suffix))
-    assert fitting(whole, suffix) == whole + suffix
+    assert shortened(whole, suffix) == whole + suffix
     for letters in ("l", "木", os.fsdecode(b"\xe9")):
-        cut = {fitting(f"folder/{letters * 260}{end}", suffix) for end in "ab"}
+        cut = {shortened(f"folder/{letters * 260}{end}", suffix) for end in "ab"}
         assert len(cut) == 2
         assert all(200 < len(os.fsencode(name.removeprefix("folder/"))) <= 255 for name in cut)
 

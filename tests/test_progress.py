@@ -17,7 +17,7 @@ from fcnseg.cli.app import app
 from fcnseg.cli.console import Screen
 from fcnseg.io.sources.video import open_video
 from fcnseg.overwriting import mark
-from fcnseg.progress import Event, Message, Progress, StopSignal, as_interrupts, held_back
+from fcnseg.progress import Event, Message, Progress, StopSignal, as_interrupts, defer_interrupts
 from tests.conftest import TINY_FLAGS
 
 Ask = Callable[..., str]
@@ -100,7 +100,7 @@ def test_a_later_signal_is_another_request(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @needs_posix
-@pytest.mark.parametrize("context", [as_interrupts, held_back, StopSignal])
+@pytest.mark.parametrize("context", [as_interrupts, defer_interrupts, StopSignal])
 def test_what_nohup_has_ignored_stays_ignored(context: Callable[[], Any]) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -129,7 +129,7 @@ def test_held_back_ends_the_block_first(number: signal.Signals) -> None:
     ended = []
 
     def work() -> None:
-        with held_back(), held_back():
+        with defer_interrupts(), defer_interrupts():
             os.kill(os.getpid(), number)
             ended.append(number)
         ended.append(signal.SIGKILL)  # not reached
@@ -142,7 +142,7 @@ def test_held_back_ends_the_block_first(number: signal.Signals) -> None:
 @needs_posix
 def test_a_second_ctrl_c_is_not_held_back() -> None:
     def work() -> None:
-        with held_back():
+        with defer_interrupts():
             os.kill(os.getpid(), signal.SIGINT)
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -155,7 +155,7 @@ def test_a_second_ctrl_c_is_not_held_back() -> None:
 @needs_posix
 def test_signals_that_nobody_handles_are_not_held_back() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    with held_back():
+    with defer_interrupts():
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

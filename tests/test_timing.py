@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from fcnseg.device import Clock, Timing, most_memory, time_each
+from fcnseg.device import Clock, Timing, peak_memory, time_each
 
 
 def test_timings_are_per_frame():
@@ -41,4 +41,4 @@ def test_side_by_side_is_faster_by_the_workers():
 
 
 def test_what_the_machine_has():
-    assert all(size > 10**7 for size in most_memory("cpu").values())
+    assert all(size > 10**7 for size in peak_memory("cpu").values())

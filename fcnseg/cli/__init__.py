@@ -128,7 +128,7 @@ def bars() -> tuple[str, str]:
     return ("#", ".") if plain_console().options.ascii_only else ("█", "░")
 
 
-def never_fail() -> None:
+def escape_unencodable() -> None:
     """Have what the terminal's encoding does not know shown as escapes, instead of an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

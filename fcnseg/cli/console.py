@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from fcnseg.cli import half_blocks, line, never_fail, plain_console, print_message, runnable
+from fcnseg.cli import escape_unencodable, half_blocks, line, plain_console, print_message, runnable
 from fcnseg.config import CONFIGS
 from fcnseg.config.options import Options, flags_of, suggest_option
 from fcnseg.errors import (
@@ -195,10 +195,10 @@ def guard(config: type[Options] | None = None) -> Iterator[None]:
         _debug_trace()
         severity = "" if isinstance(error, Interrupted) else "error"
         hint = with_owners(error.hint, config) if config and error.hint else error.hint
-        complain(error.message, hint, details=error.details, severity=severity)
+        print_error(error.message, hint, details=error.details, severity=severity)
         raise typer.Exit(error.exit_status) from None
     except KeyboardInterrupt:
-        complain("Interrupted.", severity="")
+        print_error("Interrupted.", severity="")
         raise typer.Exit(130) from None
     except BrokenPipeError:
         # The reader of stdout went away (`| head`): nobody is left to tell.
@@ -209,11 +209,11 @@ def guard(config: type[Options] | None = None) -> Iterator[None]:
     except OSError as error:
         _debug_trace()
         place = f"{error.filename}: " if error.filename else ""
-        complain(f"{place}{error.strerror or error}.")
+        print_error(f"{place}{error.strerror or error}.")
         raise typer.Exit(1) from None
     except Exception as error:  # noqa: BLE001 - the last catch: a bug of ours, reported as one
         _debug_trace()
-        complain(*_unexpected(error))
+        print_error(*_unexpected(error))
         raise typer.Exit(1) from None
 
 
@@ -266,11 +266,11 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
     What Typer finds wrong with the arguments is printed as our own errors are, with a hint.
     """
     _settle_process()
-    never_fail()
+    escape_unencodable()
     try:
         Path.cwd()
     except OSError as error:  # torch's libraries would end the process without a word of ours
-        complain(f"The current folder can't be used: {error.strerror}.", "cd to one that exists")
+        print_error(f"The current folder can't be used: {error.strerror}.", "cd to one that exists")
         return 1
     try:
         command = typer.main.get_command(app)
@@ -285,7 +285,7 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
         else:
-            complain(_usage_message(error), _usage_hint(error, arguments or sys.argv[1:]))
+            print_error(_usage_message(error), _usage_hint(error, arguments or sys.argv[1:]))
         return int(status)
 
 
@@ -327,7 +327,7 @@ def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
     return f"see `{path} --help`"
 
 
-def complain(
+def print_error(
     message: str, hint: str = "", *, details: Sequence[str] = (), severity: str = "error"
 ) -> None:
     """One message on stderr, details and the hint on lines of their own.

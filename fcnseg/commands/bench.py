@@ -19,7 +19,7 @@ import numpy as np
 
 from fcnseg.concurrency import groups, usable_cores
 from fcnseg.config import BenchConfig
-from fcnseg.device import Clock, Timing, limit_remarks, most_memory, time_each
+from fcnseg.device import Clock, Timing, limit_remarks, peak_memory, time_each
 from fcnseg.distributed import Distributed
 from fcnseg.engines.base import Images, argmax_labels
 from fcnseg.errors import Interrupted, OptionError
@@ -332,7 +332,7 @@ class _Bench:
             latency=stages["network"].percentiles(),
             stages={name: stages[name] for name in order if name in stages},
             full=full,
-            memory_bytes=most_memory(engine.device),
+            memory_bytes=peak_memory(engine.device),
             cores=usable_cores(),
         )
 

@@ -27,7 +27,7 @@ from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
 from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import find_copies, find_similar, find_videos
 from fcnseg.errors import DatasetError, MediaError, OptionError, cannot_write, to_bytes, typed
-from fcnseg.files import fitting, folder_beside
+from fcnseg.files import folder_beside, shortened
 from fcnseg.io.content import upright
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
 from fcnseg.io.images import resize_image, resize_labels, write_bytes, write_image, write_labels
@@ -314,7 +314,7 @@ def _write_pair(
     """Write an image and its labels; where they are."""
     drawn = seen.images.orientations[number] > 1 or pair.page is not None
     # Two names that differ in their folders only must not meet in one: keep the folders.
-    name = fitting(pair.name, room=5)  # of either suffix; the pair keeps one name
+    name = shortened(pair.name, room=5)  # of either suffix; the pair keeps one name
     suffix = ".png" if drawn else pair.image.suffix
     image = out / "images" / pair.split / f"{name}{suffix}"
     truth = out / "labels" / pair.split / f"{name}.png"

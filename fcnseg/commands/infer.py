@@ -23,7 +23,7 @@ import numpy as np
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError, OptionError, counted, with_name
-from fcnseg.files import NonLocalPath, as_path, fitting, safe_path
+from fcnseg.files import NonLocalPath, as_path, safe_path, shortened
 from fcnseg.inference.job import Decided, InferPlan, Job, make_plan
 from fcnseg.inference.outputs import COMBINED, SUFFIXES, TOOLS
 from fcnseg.inference.outputs.manifest import Manifest
@@ -231,7 +231,7 @@ def _with_combined(plan: InferPlan, index: int, result: InferResult) -> InferRes
 
 def _saved_labels(folder: Path, frames: Sequence[Frame]) -> list[PredictedArrays]:
     """The labels that were written before, FOLDER/NAME.png; MediaError where there are none."""
-    files = (folder / fitting(frame.name, ".png") for frame in frames)
+    files = (folder / shortened(frame.name, ".png") for frame in frames)
     return [PredictedArrays(read_raw_labels(file).values.astype(np.uint8)) for file in files]
 
 

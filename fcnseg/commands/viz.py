@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fcnseg.config import VizConfig
 from fcnseg.engines import RUNNABLE
 from fcnseg.errors import Interrupted, MediaError, OptionError
-from fcnseg.files import as_path, fitting, safe_path
+from fcnseg.files import as_path, safe_path, shortened
 from fcnseg.inference.loading import load_as
 from fcnseg.inference.outputs.manifest import next_free
 from fcnseg.inference.segmenter import Segmenter
@@ -24,7 +24,7 @@ from fcnseg.io.sources.base import MOVING, Source
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import mark, refuse_file, refuse_taken
-from fcnseg.progress import Callback, Event, Preview, Progress, held_back, no_callback
+from fcnseg.progress import Callback, Event, Preview, Progress, defer_interrupts, no_callback
 from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.live import LiveView
@@ -93,7 +93,7 @@ def view(
             failed.append((shown, error.message))
             continue
         try:
-            with source, held_back(source.stop):
+            with source, defer_interrupts(source.stop):
                 for files in job.draw(source, name):
                     frames += 1
                     outputs += files
@@ -292,7 +292,7 @@ def _write_images(
 ) -> _Drawn:
     """A folder of pages for every image. refuse: of `refuse_taken`."""
     for done, frame in enumerate(source, 1):
-        folder = out / fitting(frame.name)
+        folder = out / shortened(frame.name)
         files: list[Path] = []
         for name, image in figures.images(frame):
             refuse(folder / name)

@@ -320,7 +320,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(from_bytes(path.read_bytes()))
     except OSError as error:
         raise OptionError(f"Can't read {path}: {error.strerror}.") from None
-    except errors.STRANGE as error:  # TOMLDecodeError; numbers and nesting beyond what Python reads
+    except (
+        errors.PARSE_ERRORS
+    ) as error:  # TOMLDecodeError; numbers and nesting beyond what Python reads
         raise OptionError(f"{path} is not a TOML file: {errors.reason(error)}.") from None
 
 

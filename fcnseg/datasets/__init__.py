@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fcnseg.classes import MAX_CLASSES, ClassMap
-from fcnseg.errors import STRANGE, DatasetError, reason
+from fcnseg.errors import PARSE_ERRORS, DatasetError, reason
 
 SplitName = Literal["train", "val", "test", ""]
 
@@ -129,7 +129,7 @@ class Encoding:
                 terms=tuple(str(term) for term in data.get("terms", ())),
                 alone=tuple(int(value) for value in data.get("alone", ())),
             )
-        except STRANGE as error:
+        except PARSE_ERRORS as error:
             if isinstance(error, DatasetError):
                 raise
             raise DatasetError(f"Not a label encoding: {reason(error)}.") from error

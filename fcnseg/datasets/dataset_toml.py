@@ -31,7 +31,7 @@ from fcnseg.classes import IGNORE, ClassMap, unpack
 from fcnseg.config.options import toml_value
 from fcnseg.datasets import SPLITS, Description, Encoding, Found, Pair, Reading, SplitName
 from fcnseg.errors import (
-    STRANGE,
+    PARSE_ERRORS,
     DatasetError,
     FcnsegError,
     OptionError,
@@ -148,7 +148,7 @@ def read_declared(path: Path) -> Declared:
         data = tomllib.loads(from_bytes(path.read_bytes()))
     except OSError as error:
         raise cannot_read(path, error, DatasetError) from None
-    except STRANGE as error:  # TOMLDecodeError; numbers and nesting beyond what Python reads
+    except PARSE_ERRORS as error:  # TOMLDecodeError; numbers and nesting beyond what Python reads
         raise DatasetError(f"{path} is not a TOML file: {reason(error)}.") from None
     strange = set(data) - _KEYS
     needed = {"root"} if {"images", "labels"} & set(data) else {"root", "layout", "class"}
@@ -172,7 +172,7 @@ def read_declared(path: Path) -> Declared:
             leave_out=_strings(data.get("leave_out", []), "leave_out"),
             sides=(_side(data, "images"), _side(data, "labels")),
         )
-    except STRANGE as error:
+    except PARSE_ERRORS as error:
         message = error.message.rstrip(".") if isinstance(error, FcnsegError) else reason(error)
         raise DatasetError(f"{path}: {message}.") from None
 

@@ -47,7 +47,7 @@ from fcnseg.datasets.splits import lacks_val, sort_pairs
 from fcnseg.errors import DatasetError, counted, path_fault
 from fcnseg.io.images import VIDEO_SUFFIXES
 from fcnseg.overwriting import Named, others_in
-from fcnseg.progress import Callback, no_callback, teller
+from fcnseg.progress import Callback, no_callback, progress_reporter
 
 
 def _find_named(listing: Listing) -> Found:
@@ -121,7 +121,7 @@ def scan(
     found = declared.applied(found) if declared else found
     pairs = sort_pairs(found.pairs)
     with ScanCache(root) as cache, WorkerPool(usable_cores()) as pool:
-        tell = teller("labels", len(pairs), callback)
+        tell = progress_reporter("labels", len(pairs), callback)
         labels = scan_labels(pairs, found.store, found.terms, cache, pool, read_stored, tell)
         found, labels = look_through(
             found, labels, lambda store: scan_labels(pairs, store, (), cache, pool, read_stored)
@@ -138,7 +138,7 @@ def scan(
         drawn = lacks_val(pairs) and len(pairs) > 1
         seen = None
         if images or drawn:
-            tell = teller("images", len(pairs), callback)
+            tell = progress_reporter("images", len(pairs), callback)
             seen = scan_images(pairs, cache, pool, read_page, tell)
     description = Description(
         root=root if root.is_dir() else root.parent,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.datasets import SPLITS, Description, Pair
-from fcnseg.errors import STRANGE, to_bytes
+from fcnseg.errors import PARSE_ERRORS, to_bytes
 
 if TYPE_CHECKING:
     from fcnseg.datasets.scan import ImageScan
@@ -46,7 +46,7 @@ class Provenance:
         """The inverse of vars(); None for data of another form."""
         try:
             return None if data is None else cls(str(data["root"]), str(data["images"]))
-        except STRANGE:
+        except PARSE_ERRORS:
             return None
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.device import OpenedIn, before_computing, never_free
+from fcnseg.device import OpenedIn, before_computing, keep_alive
 from fcnseg.engines.base import Engine, Floats, Images, Size
 from fcnseg.engines.model_files import LABELS, LOGITS, SCORES, check_data_files
 from fcnseg.errors import CheckpointError, FcnsegError, OptionError, reason
@@ -122,7 +122,7 @@ class ExportedEngine(Engine):
     def _open_here(self) -> None:
         """Open the file in this process: the runtime's threads stayed in the one that forked it."""
         self._opened_in.check_device(self.device)
-        never_free(self.__dict__.copy())
+        keep_alive(self.__dict__.copy())
         here = copy.copy(self)
         self.__dict__.clear()
         self.__dict__.update(here.__dict__)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-from fcnseg.errors import STRANGE, CheckpointError, cannot_read
+from fcnseg.errors import PARSE_ERRORS, CheckpointError, cannot_read
 from fcnseg.io.bands import Bands
 from fcnseg.models.checkpoint import EXPORT, KEY
 from fcnseg.models.weights import what_else
@@ -40,7 +40,7 @@ def bands_in(header: str) -> tuple[int, str]:
     try:
         described = json.loads(header)["preprocess"].get("bands")
         bands = None if described is None else Bands.from_dict(described)
-    except STRANGE:
+    except PARSE_ERRORS:
         bands = None  # whoever reads the header says what is wrong with it
     return (3, "uint8") if bands is None else (bands.carried, bands.dtype)
 
@@ -104,7 +104,7 @@ def included(header: str) -> list[str]:
     """What a file's header says of `--include`; nothing where it is broken."""
     try:
         return list(json.loads(header)["extra"][EXPORT]["include"])
-    except STRANGE:
+    except PARSE_ERRORS:
         return []
 
 
@@ -193,7 +193,7 @@ def _in_zip(path: Path) -> str | None:
                     with archive.open(entry) as file:  # its size may be claimed
                         return file.read(_MOST_OF_HEADER).decode(errors="replace")
             return None
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, *STRANGE):
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, *PARSE_ERRORS):
         return None
 
 
@@ -207,7 +207,7 @@ def metadata(model: bytes | memoryview) -> dict[str, str]:
         for number, value in _fields(memoryview(model)):
             if number == 14:  # metadata_props
                 found.update([_entry(value)])
-    except STRANGE:
+    except PARSE_ERRORS:
         return {}
     return found
 
@@ -219,7 +219,7 @@ def data_files(model: bytes | memoryview) -> set[str] | None:
     """
     try:
         return set(_locations(memoryview(model), "model"))
-    except STRANGE:
+    except PARSE_ERRORS:
         return None
 
 

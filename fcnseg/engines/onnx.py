@@ -29,7 +29,7 @@ from fcnseg.engines.model_files import (
     not_loaded,
     not_written_by_fcnseg,
 )
-from fcnseg.errors import STRANGE, CheckpointError, MissingExtra, OptionError
+from fcnseg.errors import PARSE_ERRORS, CheckpointError, MissingExtra, OptionError
 from fcnseg.files import utf8_name
 from fcnseg.io import Net
 from fcnseg.models.checkpoint import EXPORT, KEY
@@ -195,7 +195,7 @@ def _layout_and_size(header: str) -> tuple[str, list[int] | None]:
         about = json.loads(header)["extra"][EXPORT]
         size = None if about["size"] is None else [int(length) for length in about["size"]]
         return "NCHW" if about.get("layout") == "NCHW" else "NHWC", size
-    except STRANGE:
+    except PARSE_ERRORS:
         return "NHWC", None
 
 

@@ -44,7 +44,7 @@ from fcnseg.files import folder_beside, utf8_name
 from fcnseg.io.images import resize_image
 from fcnseg.models.checkpoint import EXPORT, KEY, Checkpoint
 from fcnseg.models.networks import build_empty
-from fcnseg.progress import held_back
+from fcnseg.progress import defer_interrupts
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
         with folder_beside(path) as folder, utf8_name(folder) as named:
             written = Path(named) / f"model{path.suffix}"
             yield written
-            with held_back():  # they belong together
+            with defer_interrupts():  # they belong together
                 for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
                     part.replace(path.parent / f"{path.stem}{part.name.removeprefix('model')}")
     except OSError as error:

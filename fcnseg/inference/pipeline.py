@@ -22,7 +22,7 @@ from fcnseg.inference.outputs import Renderer, WindowSink
 from fcnseg.inference.outputs.sinks import FolderSink, Sink
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.sources.base import Frame, Source
-from fcnseg.progress import Callback, Event, Message, Progress, held_back
+from fcnseg.progress import Callback, Event, Message, Progress, defer_interrupts
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Pipeline:
         self._began = time.perf_counter()
         stop = [source.stop]
         with ExitStack() as stack:
-            stack.enter_context(held_back(lambda: self._end_soon(stop)))
+            stack.enter_context(defer_interrupts(lambda: self._end_soon(stop)))
             depth = 1 if source.live else 4 + self._batch
             behind = stack.enter_context(BackgroundWriter(self._write, depth, weigh=_item_bytes))
             batches: Iterable[list[Frame]] = ([frame] for frame in source)
@@ -227,7 +227,7 @@ class Pipeline:
     def _flush(self) -> None:
         """Wait for the files of folders: an error is raised while their outputs are incomplete."""
         try:
-            with held_back():
+            with defer_interrupts():
                 for sink in self._sinks:
                     if isinstance(sink, FolderSink):
                         sink.flush()
@@ -238,7 +238,7 @@ class Pipeline:
         """Finish all outputs before a request to stop takes effect; then wait for the window."""
         outputs: list[Path] = []
         try:
-            with held_back():
+            with defer_interrupts():
                 outputs = self._finish(complete=True)
             if self._window is not None:
                 self._window.wait()

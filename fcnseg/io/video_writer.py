@@ -27,7 +27,7 @@ from fcnseg.io.encoders import Encoder, PyavEncoder, even_sized
 from fcnseg.io.images import resize_image
 from fcnseg.io.sound import Sound
 from fcnseg.io.sources.video import count_by_decoding, count_packets, open_video
-from fcnseg.progress import held_back, without_native_messages
+from fcnseg.progress import defer_interrupts, without_native_messages
 
 FOURCC = {
     ".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "XVID", ".mkv": "XVID", ".webm": "VP80",
@@ -253,7 +253,7 @@ class VideoWriter:
         if self._closed:
             return None
         self._closed = True
-        with held_back() if complete else contextlib.nullcontext(), self._stack:
+        with defer_interrupts() if complete else contextlib.nullcontext(), self._stack:
             if self._spare is not None:
                 self._spare.truncate(0)
             with contextlib.nullcontext() if complete else contextlib.suppress(MediaError):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import (
-    STRANGE,
+    PARSE_ERRORS,
     CheckpointError,
     InputError,
     OptionError,
@@ -134,7 +134,7 @@ class Checkpoint:
             raise
         except (InputError, OptionError) as error:
             raise CheckpointError(f"{name} has a broken header. {error.message}") from error
-        except STRANGE as error:
+        except PARSE_ERRORS as error:
             what = f"{type(error).__name__}: {error}"[:200]
             raise CheckpointError(f"{name} has a broken header ({what}).") from error
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.config.options import Decoder, Fuse, Upsampling
-from fcnseg.errors import STRANGE, InputError, OptionError, counted, reason
+from fcnseg.errors import PARSE_ERRORS, InputError, OptionError, counted, reason
 from fcnseg.io.bands import MOST_BANDS, Bands
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Preprocess:
                 None if side is None else int(side),
                 None if bands is None else Bands.from_dict(bands),
             )
-        except STRANGE as error:
+        except PARSE_ERRORS as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"Not a preprocessing description: {reason(error)}.") from error

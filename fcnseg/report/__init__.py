@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fcnseg import __version__
-from fcnseg.errors import STRANGE, from_bytes, points, shown
+from fcnseg.errors import PARSE_ERRORS, from_bytes, points, shown
 from fcnseg.metrics import none_for_nan
 from fcnseg.metrics.regions import MEANINGS
 from fcnseg.metrics.scores import ImageScore, Scores
@@ -208,7 +208,7 @@ def _curves(model: Path | None) -> list[tuple[Markup, str]]:
             return []
         epochs = [float(row["epoch"]) for row in rows]
         losses, ious = column("loss", 1), column("miou", 100)
-    except (OSError, *STRANGE):  # a damaged file: the page is without
+    except (OSError, *PARSE_ERRORS):  # a damaged file: the page is without
         return []
     loss = line_chart({"loss": losses}, x=epochs, x_name="epoch", name="loss")
     miou = line_chart({"mIoU": ious}, x=epochs, x_name="epoch", name="mIoU, %")

@@ -16,7 +16,7 @@ from fcnseg.datasets.loader import Batch, UnlabeledBatch
 from fcnseg.device import autocast
 from fcnseg.distributed import Distributed
 from fcnseg.engines.exported import first_line
-from fcnseg.errors import STRANGE, TrainingError
+from fcnseg.errors import PARSE_ERRORS, TrainingError
 from fcnseg.models.backbones import shift_between, upsample
 from fcnseg.models.fcn import FCN, crop, size_of
 from fcnseg.models.spec import Preprocess
@@ -243,7 +243,7 @@ class TrainStep:
             for group in self.optimizer.param_groups:  # its name in runs of before
                 group.setdefault("lr_scale", group.get("share"))
             self.scaler.load_state_dict(tensors["scaler"])
-        except (RuntimeError, *STRANGE) as error:
+        except (RuntimeError, *PARSE_ERRORS) as error:
             raise TrainingError(
                 "The saved state belongs to another network or another version of fcnseg: "
                 f"{str(error).strip().partition(chr(10))[0]}",

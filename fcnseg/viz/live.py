@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from fcnseg.files import fitting, safe_filename
+from fcnseg.files import safe_filename, shortened
 from fcnseg.inference.outputs import Pace
 from fcnseg.io import Window
 from fcnseg.io.images import resize_image, write_image
@@ -181,7 +181,7 @@ class LiveView:
         if what == "heatmap":
             name = self._seen.name(self._figures.chosen[self._class])
             what = f"heatmap_{safe_filename(name)}"
-        wanted = fitting(f"{self._seen.frame.name}_{what}")
+        wanted = shortened(f"{self._seen.frame.name}_{what}")
         path, number = self._out / f"{wanted}.png", 2
         while path.exists():
             path, number = self._out / f"{wanted}_{number}.png", number + 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fcnseg import cli as terminal
-from fcnseg.cli.console import complain
+from fcnseg.cli.console import print_error
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_script_that_is_not_on_the_path_is_named_by_its_path(
 ) -> None:
     script = install(venv)
     assert terminal.program() == str(script.relative_to(Path.cwd()))
-    complain("No model.", "fcnseg train FOLDER makes one", severity="error")
+    print_error("No model.", "fcnseg train FOLDER makes one", severity="error")
     assert f"hint: {terminal.program()} train FOLDER makes one" in capsys.readouterr().err
     assert terminal.runnable("an fcnseg run") == "an fcnseg run"
 
@@ -63,7 +63,7 @@ def test_without_a_script_the_module_is_run(venv: Path) -> None:
 
 
 def test_details_are_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    complain("photos has 2 errors:", details=["a\nb", "c"])
+    print_error("photos has 2 errors:", details=["a\nb", "c"])
     assert capsys.readouterr().err.splitlines() == [
         "error: photos has 2 errors:",
         "  1. a\\nb",

@@ -26,7 +26,7 @@ from fcnseg.errors import (
     shown,
     to_bytes,
 )
-from fcnseg.files import fitting
+from fcnseg.files import shortened
 from fcnseg.inference.evaluation import dataset_for, skipped_image
 from fcnseg.inference.loading import load_as
 from fcnseg.inference.outputs.manifest import next_free
@@ -259,7 +259,7 @@ def _begin(config: ReviewConfig) -> Path:
 
 def _save_labelme(out: Path, labels: NDArray[np.uint8], segmenter: Segmenter, frame: Frame) -> Path:
     """What the model predicts as polygons, to correct in labelme."""
-    path = out / fitting(f"labelme/{frame.name}", ".json")
+    path = out / shortened(f"labelme/{frame.name}", ".json")
     classes = segmenter.classes
     drawn = drawn_classes(classes)
     write_bytes(path, as_labelme(labels, classes, drawn, frame=frame, tolerance=1.0, path=path))

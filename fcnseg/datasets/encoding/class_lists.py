@@ -28,7 +28,7 @@ from fcnseg.datasets.encoding.entries import (
     yaml_values,
 )
 from fcnseg.datasets.pairing import Listing, is_image, stem_of
-from fcnseg.errors import STRANGE
+from fcnseg.errors import PARSE_ERRORS
 from fcnseg.overwriting import is_own_table
 
 
@@ -46,7 +46,7 @@ def find_entries(listing: Listing) -> tuple[tuple[Entry, ...], str]:
 def _read_as(reader: Callable[[Path], list[Entry]], path: Path) -> tuple[Entry, ...]:
     """A class list's entries; () for a file with another content."""
     entries: list[Entry] = []
-    with contextlib.suppress(OSError, *STRANGE):
+    with contextlib.suppress(OSError, *PARSE_ERRORS):
         entries = [] if is_own_table(path) else reader(path)
     names = [entry.name for entry in entries]
     files = any("\t" in name or is_image(name.rpartition(" ")[2]) for name in names)
@@ -166,7 +166,7 @@ def _read_table(path: Path) -> list[Entry]:
 
 def _reads(reader: Callable[[Any], int], *values: Any) -> bool:
     """Whether a reader takes some values."""
-    with contextlib.suppress(*STRANGE):
+    with contextlib.suppress(*PARSE_ERRORS):
         return bool([reader(value) for value in values])
     return False
 
@@ -343,7 +343,7 @@ def _of_parts(parts: Sequence[str]) -> list[Entry]:
 def find_yaml_names(listing: Listing) -> tuple[tuple[Entry, ...], str]:
     """The classes of the first YAML file that has `names:`, and that file's name; ((), "")."""
     for name in listing.with_suffix(".yaml", ".yml"):
-        with contextlib.suppress(OSError, *STRANGE):
+        with contextlib.suppress(OSError, *PARSE_ERRORS):
             if entries := read_yaml_names(listing.path(name)):
                 return tuple(entries), name
     return (), ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fcnseg.classes import BINARY, IGNORE, pack
-from fcnseg.errors import STRANGE, cannot_read
+from fcnseg.errors import PARSE_ERRORS, cannot_read
 
 IGNORED_NAMES = frozenset(
     [
@@ -183,7 +183,7 @@ def read_lines(path: Path) -> list[Entry]:
 
 def holds_sentences(path: Path) -> bool:
     """Whether a text is a readme's rather than the names of classes."""
-    with contextlib.suppress(OSError, *STRANGE):
+    with contextlib.suppress(OSError, *PARSE_ERRORS):
         return _are_sentences(text_of(path).splitlines())
     return False
 

@@ -24,7 +24,7 @@ from fcnseg.datasets.formats.documents import (
 )
 from fcnseg.datasets.pairing import Listing, is_image, marks, stem_of
 from fcnseg.datasets.pairing.by_words import ONE_CLASS
-from fcnseg.errors import STRANGE, from_bytes
+from fcnseg.errors import PARSE_ERRORS, from_bytes
 from fcnseg.io import cv2
 from fcnseg.io.annotations import NAMES, rings_in, word_of
 from fcnseg.io.images import image_size
@@ -324,7 +324,7 @@ def _is_empty_form(path: Path, other: Path) -> bool:
             return False
         value, full = (json.loads(from_bytes(one.read_bytes())) for one in (path, other))
         return _is_empty(value) and type(value) is type(full) and (not value or {*value} == {*full})
-    except (OSError, *STRANGE):
+    except (OSError, *PARSE_ERRORS):
         return False
 
 

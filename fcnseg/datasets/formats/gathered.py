@@ -23,7 +23,7 @@ from fcnseg.datasets.formats.polygons import (
 )
 from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of, without_suffix
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
-from fcnseg.errors import STRANGE, DatasetError, MediaError, OptionError, as_text, reason
+from fcnseg.errors import PARSE_ERRORS, DatasetError, MediaError, OptionError, as_text, reason
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
 """COCO files about the same images that hold no areas, or the same ones again."""
@@ -200,7 +200,7 @@ def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
     data = read_json(path)
     try:
         shapes = [(str(shape["label"]).strip(), has_area(shape)) for shape in data["shapes"]]
-    except STRANGE as error:
+    except PARSE_ERRORS as error:
         raise MediaError(f"{path} is not a labelme file: {reason(error)}.") from None
     return str(data.get("imagePath", "")), shapes
 

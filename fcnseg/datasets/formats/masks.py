@@ -31,7 +31,7 @@ from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem
 from fcnseg.datasets.pairing.looks import sample
 from fcnseg.datasets.pairing.named_images import Gathered
-from fcnseg.errors import STRANGE, MediaError, as_text
+from fcnseg.errors import PARSE_ERRORS, MediaError, as_text
 from fcnseg.io.annotations import Cached
 from fcnseg.io.images import read_image
 from fcnseg.io.labels import RawLabels, holds_objects, read_array, read_raw_labels
@@ -221,7 +221,7 @@ def _has_runs(path: Path) -> bool:
     columns = _run_length_columns(path)
     if columns is None:
         return False
-    with contextlib.suppress(OSError, *STRANGE), _long_cells(), open_text(path) as file:
+    with contextlib.suppress(OSError, *PARSE_ERRORS), _long_cells(), open_text(path) as file:
         some = itertools.islice(csv.DictReader(file), _ROWS_SEEN)
         return not any(re.search(r"[^\d\s-]", row[columns[1]] or "") for row in some)
     return False

@@ -25,7 +25,7 @@ from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, is_image, marks, place_of, stem_of
 from fcnseg.datasets.pairing.looks import looks_at, sample
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
-from fcnseg.errors import STRANGE, DatasetError, MediaError, as_text, reason
+from fcnseg.errors import PARSE_ERRORS, DatasetError, MediaError, as_text, reason
 from fcnseg.io.labels import RawLabels, read_raw_labels
 
 # --- labelme_json_to_dataset: a folder for each image, with img.png, label.png, label_names.txt ---
@@ -126,7 +126,7 @@ def _ade_names(path: Path) -> dict[int, str]:
             for one in objects
             if not one.get("parts", {}).get("part_level")
         }
-    except STRANGE as error:
+    except PARSE_ERRORS as error:
         raise MediaError(f"{path} is not an ADE20K file: {reason(error)}.") from None
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.datasets import Pair
-from fcnseg.errors import STRANGE, MediaError, cannot_read, from_bytes, reason
+from fcnseg.errors import PARSE_ERRORS, MediaError, cannot_read, from_bytes, reason
 from fcnseg.io.annotations import (
     EDGES,
     EDGES_KEY,
@@ -90,7 +90,7 @@ def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
         draw = _fill_of(ring for *_, one in areas for ring in _rings(one["segmentation"]))
         for _, number, annotation in sorted(areas, key=lambda area: -area[0]):
             _draw_segmentation(labels, annotation["segmentation"], number, draw)
-    except STRANGE as error:
+    except PARSE_ERRORS as error:
         raise _malformed(pair.labels, f"image {pair.part}", error) from None
     return labels
 
@@ -182,7 +182,7 @@ def draw_labelme(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
         for shape in shapes:
             if (name := str(shape["label"]).strip()) in terms:
                 _draw_labelme_shape(labels, shape, terms.index(name) + 1, fill)
-    except STRANGE as error:
+    except PARSE_ERRORS as error:
         if isinstance(error, MediaError):
             raise
         raise _malformed(pair.labels, "a labelme file", error) from None
@@ -266,7 +266,7 @@ def read_json(path: Path) -> Json:
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise cannot_read(path, error) from None
-    except STRANGE as error:  # JSONDecodeError, UnicodeDecodeError; nested beyond all depth
+    except PARSE_ERRORS as error:  # JSONDecodeError, UnicodeDecodeError; nested beyond all depth
         raise MediaError(f"{path} is not a JSON file: {reason(error)}.") from None
     if not isinstance(data, dict):
         raise MediaError(f"{path} holds a {type(data).__name__}, not an object.")

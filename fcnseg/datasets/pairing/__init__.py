@@ -15,7 +15,7 @@ from fcnseg.datasets import Pair, SplitName
 from fcnseg.errors import as_text
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.overwriting import inputs_in, skipped_outputs
-from fcnseg.progress import Callback, Message, is_hidden, no_callback, tell_unlisted
+from fcnseg.progress import Callback, Message, is_hidden, no_callback, warn_unlisted
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +185,7 @@ def is_image(name: str) -> bool:
 def _walk(root: Path, outputs: list[Path], callback: Callback) -> Iterator[str]:
     """The names of all files; folders of earlier outputs are added to `outputs`."""
     seen = set()
-    for folder, folders, names in os.walk(root, True, tell_unlisted(callback), followlinks=True):
+    for folder, folders, names in os.walk(root, True, warn_unlisted(callback), followlinks=True):
         real = os.path.realpath(folder)  # noqa: PTH118, RUF100 - a link may lead in a circle
         if real in seen:
             folders.clear()

@@ -24,7 +24,7 @@ from fcnseg.datasets.pairing import (
     suffix_of,
 )
 from fcnseg.datasets.pairing.by_words import split_in
-from fcnseg.errors import STRANGE, DatasetError, from_bytes, is_file, to_path, typed
+from fcnseg.errors import PARSE_ERRORS, DatasetError, from_bytes, is_file, to_path, typed
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst", ".jsonl", ".manifest")
 
@@ -238,7 +238,7 @@ def _objects(lines: Sequence[str]) -> list[list[str]]:
     whole = lines[0].lstrip().startswith("[") or not lines[0].rstrip().endswith("}")
     try:
         data = json.loads("".join(lines)) if whole or not lines[1:] else [*map(json.loads, lines)]
-    except STRANGE:
+    except PARSE_ERRORS:
         return []
     if isinstance(data, dict):
         if all(isinstance(value, str) and is_image(key) for key, value in data.items()):

@@ -28,7 +28,7 @@ from fcnseg.datasets.pairing import (
 from fcnseg.datasets.pairing.by_words import folder_split, folders_split, name_split, short_split
 from fcnseg.datasets.pairing.lists import with_unused_lists
 from fcnseg.datasets.pairing.path_words import words_in
-from fcnseg.errors import STRANGE, as_text, from_bytes
+from fcnseg.errors import PARSE_ERRORS, as_text, from_bytes
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")
 
@@ -298,7 +298,7 @@ def _splits_in_json(lines: Sequence[str]) -> dict[SplitName, list[str]]:
     {"a.png": "train", ...}."""
     try:
         data = json.loads("".join(lines))
-    except STRANGE:
+    except PARSE_ERRORS:
         return {}
     data = data[0] if isinstance(data, list) and data else data
     if isinstance(data, dict) and len(data) == 1 and isinstance(next(iter(data.values())), dict):

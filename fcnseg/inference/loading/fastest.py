@@ -13,7 +13,7 @@ from typing import get_args
 from fcnseg.config.options import EngineName
 from fcnseg.engines import open_exported
 from fcnseg.engines.base import Engine, Images
-from fcnseg.errors import STRANGE, MediaError
+from fcnseg.errors import PARSE_ERRORS, MediaError
 from fcnseg.exporting.parity import Trial, compare, sample_images
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import write_bytes
@@ -45,7 +45,7 @@ def recorded_fastest(record: Path) -> EngineName | None:
         found = json.loads(record.read_text(encoding="utf-8"))
         name: EngineName = found["fastest"]
         return name if found["installed"] == _installed() and name in get_args(EngineName) else None
-    except (OSError, *STRANGE):
+    except (OSError, *PARSE_ERRORS):
         return None
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from fcnseg.errors import STRANGE, cannot_write
-from fcnseg.files import fitting, numbered, stamp
+from fcnseg.errors import PARSE_ERRORS, cannot_write
+from fcnseg.files import numbered, shortened, stamp
 from fcnseg.inference.outputs import SUFFIXES
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources.base import Frame
@@ -71,7 +71,7 @@ class Manifest:
         if self._done.get(name) != stamp(path):
             return False
         return all(
-            self._is_there(self._folder / kind / fitting(name, SUFFIXES[kind]))
+            self._is_there(self._folder / kind / shortened(name, SUFFIXES[kind]))
             for kind in self._kinds
         )
 
@@ -177,7 +177,7 @@ class Manifest:
     def _read(self) -> None:
         for path in self._paths():
             for text in path.read_bytes().splitlines():
-                with contextlib.suppress(*STRANGE):  # cut by a crash: not done
+                with contextlib.suppress(*PARSE_ERRORS):  # cut by a crash: not done
                     line = json.loads(text)
                     if line["job"] != self._job:
                         self._forget(line)

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from fcnseg.config import Container
 from fcnseg.errors import MediaError, OptionError, cannot_write, naming
-from fcnseg.files import atomic_write, fitting, partial, temporary_beside
+from fcnseg.files import atomic_write, partial, shortened, temporary_beside
 from fcnseg.inference.outputs import OUTPUTS, SUFFIXES, Renderer
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io import has_pyav
@@ -202,7 +202,7 @@ class FolderSink:
 
     def _write(self, frame: Frame, prediction: PredictedArrays) -> None:
         for kind in self._kinds:
-            path = self._folder / kind / fitting(frame.name, SUFFIXES[kind])
+            path = self._folder / kind / shortened(frame.name, SUFFIXES[kind])
             write_bytes(path, self._renderer.encode(kind, frame, prediction, path))
             self._there.add(kind)
             _write_place(path, self._renderer.place(kind, frame))

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import STRANGE, MediaError, cannot_read, reason
+from fcnseg.errors import PARSE_ERRORS, MediaError, cannot_read, reason
 from fcnseg.io import cv2
 from fcnseg.io.content import MAX_PIXELS
 
@@ -276,5 +276,5 @@ class Cached(Generic[T]):
                 raise
             except OSError as error:
                 raise cannot_read(path, error) from None
-            except STRANGE as error:
+            except PARSE_ERRORS as error:
                 raise MediaError(f"{path} is malformed: {reason(error)}.") from None

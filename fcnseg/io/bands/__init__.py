@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import STRANGE, DatasetError, InputError, MediaError, OptionError, reason
+from fcnseg.errors import PARSE_ERRORS, DatasetError, InputError, MediaError, OptionError, reason
 
 Pixels = NDArray[Any]
 """Stored values: uint8, uint16 or float32 (H, W, C), the first band first."""
@@ -195,7 +195,7 @@ class Bands:
             low, high = (tuple(map(float, data[name])) for name in ("low", "high"))
             names = tuple(map(str, data["names"]))
             return cls(int(data["stored"]), str(data["dtype"]), chosen, shown, low, high, names)
-        except STRANGE as error:
+        except PARSE_ERRORS as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"Not a description of bands: {reason(error)}.") from error

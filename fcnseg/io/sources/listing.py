@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, resolved, to_path, user_path
-from fcnseg.files import as_path, free_name, given_path, name_key, natural, safe_path
+from fcnseg.files import as_path, free_name, given_path, name_key, natural_key, safe_path
 from fcnseg.io.content import is_image
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes, read_bytes
 from fcnseg.overwriting import MANIFEST, inputs_in, skipped_outputs
-from fcnseg.progress import Callback, Message, is_hidden, no_callback, skipped_files, tell_unlisted
+from fcnseg.progress import Callback, Message, is_hidden, no_callback, skipped_files, warn_unlisted
 from fcnseg.remote import RemotePath
 from fcnseg.remote import listing as remote_listing
 from fcnseg.remote.listing import is_large
@@ -71,7 +71,7 @@ def files_in(
             listed[path] for path in _walk(tree, folder, exclude, outputs) if path in listed
         ]
     else:
-        local = os.walk(folder, onerror=tell_unlisted(callback))
+        local = os.walk(folder, onerror=warn_unlisted(callback))
         files = list(_walk(local, folder, exclude, outputs))
     skipped = skipped_outputs(outputs, folder)
     if skipped:
@@ -143,7 +143,7 @@ def named(files: Iterable[Path], root: Path, *, in_order: bool = False) -> list[
 
     Where a name would stand for two files, the suffix is added to it: a.png, a.jpg -> a_png, a_jpg.
     """
-    ordered = list(files) if in_order else sorted(files, key=natural)
+    ordered = list(files) if in_order else sorted(files, key=natural_key)
     stems = [_relative(path, root).with_suffix("").as_posix() for path in ordered]
     shared = Counter(map(name_key, stems))
     taken: set[str] = set()
@@ -326,7 +326,7 @@ def _split(files: list[Path], what: str, *, pattern: bool = False) -> tuple[list
     media = media_in(files, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     if not media:
         raise no_images(f"{what} no images or videos", files, pattern=pattern)
-    return sorted(media, key=natural), [path for path in files if path not in set(media)]
+    return sorted(media, key=natural_key), [path for path in files if path not in set(media)]
 
 
 def _is_video(path: Path) -> bool:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fcnseg.config import TrainConfig
-from fcnseg.errors import STRANGE, InputError, OptionError, from_bytes, to_bytes, typed
+from fcnseg.errors import PARSE_ERRORS, InputError, OptionError, from_bytes, to_bytes, typed
 from fcnseg.files import atomic_write, numbered
 
 RUNS = Path("runs")
@@ -135,7 +135,7 @@ class RunFolder:
 
     def epochs_done(self) -> int:
         """Rows of results.csv; 0 when there is none that can be read."""
-        with contextlib.suppress(OSError, *STRANGE):
+        with contextlib.suppress(OSError, *PARSE_ERRORS):
             table = io.StringIO(from_bytes(self.results.read_bytes()), newline="")
             return max(0, sum(1 for _ in csv.reader(table)) - 1)  # a class's name may have lines
         return 0
@@ -239,7 +239,7 @@ class Several:
         try:
             found = json.loads(from_bytes(self.report.read_bytes()))
             return {run["name"]: run for run in found["runs"]}
-        except (OSError, *STRANGE):
+        except (OSError, *PARSE_ERRORS):
             return {}
 
     def write_report(self, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import IO, Any
 import torch
 
 from fcnseg.datasets import Description, files_of, sizes
-from fcnseg.errors import STRANGE, CheckpointError, Interrupted, OptionError, to_bytes, typed
+from fcnseg.errors import PARSE_ERRORS, CheckpointError, Interrupted, OptionError, to_bytes, typed
 from fcnseg.models.weights import why_unreadable
 from fcnseg.progress import Callback, Message
 from fcnseg.training.run_folder import RunFolder, write_atomically
@@ -140,7 +140,7 @@ def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
             names = {stored: name for name, stored in STORED.items()}
             values = {names.get(name, name): one for name, one in content.pop("track").items()}
             return TrainState(**values), content
-    except STRANGE:  # other fields than ours
+    except PARSE_ERRORS:  # other fields than ours
         pass
     raise CheckpointError(
         f"{path} is not a training state of this version of fcnseg.",
@@ -206,7 +206,7 @@ def note_environment(
 
 def differences(run: RunFolder, now: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for each thing that differs from what a run was made with; none for old runs."""
-    with suppress(OSError, *STRANGE):
+    with suppress(OSError, *PARSE_ERRORS):
         before = json.loads(run.environment.read_bytes())
         for name in [name for name in now if name in before and before[name] != now[name]]:
             if name == "data":
