@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 
 from fcnseg.cli.app import COMMANDS, app
-from fcnseg.cli.flags import instead_of_twice
+from fcnseg.cli.flags import repeat_hint
 from fcnseg.config.options import options_of
 from tests.test_api import TYPED
 
@@ -115,7 +115,7 @@ def test_recipes_are_accepted(words: list[str]) -> None:
     given = {
         name: v for name, v in parsed.params.items() if name in known and v not in (None, [], ())
     }
-    once = {name: v[0] if instead_of_twice(name, known[name]) else v for name, v in given.items()}
+    once = {name: v[0] if repeat_hint(name, known[name]) else v for name, v in given.items()}
     assert options.make(once).chosen()
 
 

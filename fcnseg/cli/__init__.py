@@ -1,11 +1,9 @@
 """The command line: parse, call a command, print its result.
 
-Here: where text meets the terminal, the one place that knows its encoding, markup and control
-codes.
+This module prints text to the terminal; only it handles encodings, markup and control codes.
 
-File and class names come from anywhere. What is in them is shown, never obeyed: brackets are
-no markup, and what would move the cursor, turn text around or is no character at all is
-written as an escape.
+Names of files and classes are untrusted. Brackets in them are not markup, and characters that
+would move the cursor or change the text's direction, or are invalid, are escaped.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from fcnseg.errors import shown
 
 
 def line(*parts: str | tuple[str, str]) -> Text:
-    """Text of parts as they are, or with a style: (text, style)."""
+    """Text assembled from plain parts and (text, style) pairs."""
     pairs = ((part, "") if isinstance(part, str) else part for part in parts)
     return Text.assemble(*((shown(text), style) for text, style in pairs))
 
@@ -41,7 +39,7 @@ _COMMAND = re.compile(
 
 @functools.cache
 def program() -> str:
-    """What starts this fcnseg from a shell here: its name, else the path of its script."""
+    """How to run this fcnseg from a shell: its name if that is on the PATH, else its path."""
     suffix = ".exe" if os.name == "nt" else ""
     script = Path(sys.executable).parent / f"fcnseg{suffix}"
     if not script.is_file():
@@ -55,7 +53,7 @@ def program() -> str:
 
 
 def runnable(text: str) -> str:
-    """A message with the commands in it spelled so that they work from here."""
+    """A message whose fcnseg commands can be run from the current folder."""
     return _COMMAND.sub(lambda _: f"{program()} ", text)
 
 
@@ -63,22 +61,22 @@ _COPIED = re.compile(r"`|\b(?:fcnseg|pip|apt|apt-get|python) ")
 
 
 def print_message(console: Console, text: Text) -> None:
-    """Print a message: broken between words on a terminal, elsewhere as one line.
+    """Print a message: wrapped between words on a terminal, elsewhere as one line.
 
-    One with a command stays a line, so that it can be copied.
+    A message that contains a command is not wrapped, so that it can be copied.
     """
     console.print(text, soft_wrap=not console.is_terminal or bool(_COPIED.search(text.plain)))
 
 
 _SHADES = " .:-=+*#%@"
-"""From dark to bright, where there are no colors."""
+"""Characters from dark to bright, for terminals without colors."""
 
 
 def half_blocks(image: Any, columns: int, *, colors: bool, key: Sequence[Any] = ()) -> Text:
-    """An image uint8 (H, W, 3) for a terminal of so many columns: two pixels a character.
+    """An image uint8 (H, W, 3) as text `columns` wide, with two pixels per character.
 
-    The upper one is the color of a half block, the lower one its background. Without colors:
-    letters from dark to bright. key: (name, (red, green, blue)), listed below.
+    A half block has the upper pixel's color, and the lower one's as background. Without colors:
+    characters from dark to bright. key: the legend below, (name, (red, green, blue)).
     """
     from fcnseg.io.images import resize_image
 
@@ -104,15 +102,15 @@ def _style(color: Sequence[int], background: Sequence[int]) -> Style:
 
 
 class _Plain(Console):
-    """A console whose strings are text, without markup."""
+    """A console that prints strings without interpreting markup."""
 
     def render_str(self, text: str, **how: Any) -> Text:
-        """The string as it is, escaped; rich asks this of every string, of cells and headings."""
+        """The string, escaped; rich calls this for every string, including table cells."""
         return Text(shown(text), style=how.get("style", ""), justify=how.get("justify"))
 
 
 def plain_console(*, stderr: bool = False, file: IO[str] | None = None, **how: Any) -> Console:
-    """Standard output or standard error to print lines and tables on."""
+    """A console for lines and tables on standard output or standard error."""
     console = _Plain(stderr=stderr, file=file, highlight=False, **how)
     if console.width < _NARROWEST and "width" not in how:
         console.width = _NARROWEST
@@ -120,16 +118,16 @@ def plain_console(*, stderr: bool = False, file: IO[str] | None = None, **how: A
 
 
 _NARROWEST = 20
-"""Columns below which tables would lose their text: terminals that know no size say 0."""
+"""Minimum width in columns: terminals of unknown size report 0."""
 
 
 def bars() -> tuple[str, str]:
-    """What a bar on standard output is made of: the full part and the rest."""
+    """Characters of a bar on standard output: for its filled part and the rest."""
     return ("#", ".") if plain_console().options.ascii_only else ("█", "░")
 
 
 def escape_unencodable() -> None:
-    """Have what the terminal's encoding does not know shown as escapes, instead of an error."""
+    """Print characters that the terminal's encoding lacks as escapes, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,6 +1,6 @@
 """The commands: each parses its options, calls one function and prints the result.
 
-That function is imported when its command runs, so that `--help` does not wait for torch.
+The function is imported when its command runs, so that `--help` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main(
         os.environ[DEBUG] = "1"
 
 
-def _done(result: Any) -> int:  # noqa: ARG001 - the others look at the result
+def _done(result: Any) -> int:  # noqa: ARG001 - the other functions use the result
     return 0
 
 
@@ -77,10 +77,10 @@ def _unusable(result: Any) -> int:
 
 
 class _Command(NamedTuple):
-    """A module of fcnseg.commands and its function, the options, and what shows the result.
+    """A command's module in fcnseg.commands, function and options, and how to print the result.
 
-    status: the exit status that a result deserves. by_options: whether the function takes the
-    options that were given one by one, and so knows which these are.
+    status: returns the exit status for a result. by_options: whether the function takes the given
+    options as keyword arguments, because it depends on which were given.
     """
 
     module: str
@@ -114,7 +114,7 @@ COMMANDS = {
 
 
 def _run(command: _Command, values: Mapping[str, Any], *, as_json: bool) -> None:
-    """Call a command with its options, and print what comes of it."""
+    """Call a command with its options and print the result."""
     options = command.options.make(values)  # before anything slow is imported
     _refuse_remote(command, options)
     piped = [
@@ -132,11 +132,11 @@ def _run(command: _Command, values: Mapping[str, Any], *, as_json: bool) -> None
             result = function(callback=screen, **values)
         else:
             result = function(options, callback=screen)
-    if os.environ.get("RANK", "0") != "0":  # torchrun's first process prints for all
+    if os.environ.get("RANK", "0") != "0":  # under torchrun only the first process prints
         raise typer.Exit
     if as_json:
         typer.echo(json.dumps(result.as_dict()))
-    else:  # what is printed for people would lie among what is piped
+    else:  # printed to stderr where an output is piped through stdout
         with contextlib.redirect_stdout(sys.stderr) if piped else contextlib.nullcontext():
             command.show(result)
     raise typer.Exit(command.status(result))
@@ -149,11 +149,11 @@ _REMOTE = {
     "eval": ("data",),
     "train": ("data",),
 }
-"""The options that may name remote storage."""
+"""The options that may be URLs of remote storage."""
 
 
 def _refuse_remote(command: _Command, options: Any) -> None:
-    """OptionError for an address of remote storage where only this machine's files can be."""
+    """OptionError for a URL of remote storage in an option that must be a local path."""
     for name, entry in options_of(type(options)).items():
         value = getattr(options, name)
         given = value if isinstance(value, tuple) else (value,)

@@ -1,4 +1,4 @@
-"""The terminal: progress and messages on standard error, errors as exit statuses."""
+"""Progress and messages on standard error; errors as messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ LOG_EVERY = 15.0
 
 
 class Screen:
-    """A progress callback that draws on stderr; use it as a context manager."""
+    """A progress callback that prints to stderr; use it as a context manager."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or plain_console(stderr=True)
         forced = os.environ.get("FORCE_COLOR") and not self.console.file.isatty()
-        self._live = self.console.is_terminal and not forced  # a log of a CI run has colors, no bar
+        self._live = self.console.is_terminal and not forced  # colors but no bar in a CI log
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -68,7 +68,7 @@ class Screen:
         self._logged = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._handler = _NoteHandler(self)
+        self._handler = _MessageHandler(self)
         self._logger_before = LOGGER.level, LOGGER.propagate
         LOGGER.addHandler(self._handler)
         LOGGER.setLevel(logging.INFO)
@@ -83,7 +83,7 @@ class Screen:
             self._bar.stop()
 
     def __call__(self, event: Event) -> None:
-        """Draw one event; a terminal that was closed does not end the work."""
+        """Print one event; a closed terminal is ignored, so that the work continues."""
         with suppress(OSError):
             match event:
                 case Message(text, level):
@@ -109,7 +109,7 @@ class Screen:
         self._bar.update(self._task, completed=event.done, total=event.total, values=values)
 
     def _show(self, event: Preview) -> None:
-        """An image as wide as the terminal, and not higher; in colors where it has them."""
+        """Print an image that fits the terminal, in color where supported."""
         console = self._bar.console
         height, width = event.image.shape[:2]
         columns = min(console.width - 1, round(2 * (console.height - 3) * width / height))
@@ -126,8 +126,8 @@ class Screen:
             self.console.print(f"{event.task}  {event.done}{of} {event.unit}  {values}")
 
 
-class _NoteHandler(logging.Handler):
-    """Shows what the library logs as the screen's own lines."""
+class _MessageHandler(logging.Handler):
+    """Prints the library's log records as messages of the screen."""
 
     def __init__(self, screen: Screen) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class _NoteHandler(logging.Handler):
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them: 9 s, 4:05, 1:02:30."""
+    """Seconds as text: 9 s, 4:05, 1:02:30."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -173,18 +173,18 @@ def _epoch_line(event: EpochEnd) -> Text:
 
 
 DEBUG = "FCNSEG_DEBUG"
-"""The environment variable behind --debug: tracebacks are shown."""
+"""The environment variable that --debug sets: print tracebacks."""
 
 
 DEPENDENCIES = ("torch", "torchvision", "safetensors", "jinja2", "av")
-"""Packages that running an exported file does not need."""
+"""Required packages that running an exported file does not need."""
 
 
 @contextmanager
 def guard(config: type[Options] | None = None) -> Iterator[None]:
-    """Run a command; leave with 0, or 1, 2, 3, 130 after one clear message on stderr.
+    """Run a command; convert errors to one message on stderr and exit status 1, 2, 3 or 130.
 
-    SIGTERM and SIGHUP do what Ctrl-C does. config: the command's options.
+    SIGTERM and SIGHUP are handled like Ctrl-C. config: the command's options.
     """
     try:
         with as_interrupts():
@@ -201,7 +201,7 @@ def guard(config: type[Options] | None = None) -> Iterator[None]:
         print_error("Interrupted.", severity="")
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        # The reader of stdout went away (`| head`): nobody is left to tell.
+        # The reader of stdout has closed it (`| head`): exit silently.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         raise typer.Exit(1) from None
     except typer.Exit:
@@ -211,14 +211,14 @@ def guard(config: type[Options] | None = None) -> Iterator[None]:
         place = f"{error.filename}: " if error.filename else ""
         print_error(f"{place}{error.strerror or error}.")
         raise typer.Exit(1) from None
-    except Exception as error:  # noqa: BLE001 - the last catch: a bug of ours, reported as one
+    except Exception as error:  # noqa: BLE001 - anything else is a bug, reported as one
         _debug_trace()
         print_error(*_unexpected(error))
         raise typer.Exit(1) from None
 
 
 def _unexpected(error: Exception) -> tuple[str, str]:
-    """What to say of an error that is not ours, and the hint."""
+    """Message and hint for an error that is not a FcnsegError."""
     package = (getattr(error, "name", None) or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and package in DEPENDENCIES:
         return (
@@ -235,7 +235,7 @@ def _unexpected(error: Exception) -> tuple[str, str]:
             "Memory ran out: what the options ask for needs more than there is.",
             "smaller images, crops, batches or networks need less",
         )
-    if str(error).startswith("DataLoader worker"):  # torch raises it wherever the process is then
+    if str(error).startswith("DataLoader worker"):  # raised by a signal handler, at any point
         return (
             f"A process that loads data ended: {str(error).rstrip('. ')}.",
             "is there enough memory (and /dev/shm)? Take fewer --workers; 0 = a thread",
@@ -247,14 +247,14 @@ def _unexpected(error: Exception) -> tuple[str, str]:
 
 
 def with_owners(hint: str, config: type[Any]) -> str:
-    """A hint that names options which `config` lacks, with the commands that have them.
+    """A hint; adds which commands have the options that it names and `config` lacks.
 
-    Hints are written where an error is found, which many commands reach.
+    Code that raises an error is shared by commands, so a hint may name another one's option.
     """
-    own, everyone = flags_of(config), Options.__subclasses__()
+    own, configs = flags_of(config), Options.__subclasses__()
     notes = []
     for flag in dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", hint)):
-        owners = [other.command for other in everyone if flag in flags_of(other)]
+        owners = [other.command for other in configs if flag in flags_of(other)]
         if flag not in own and owners and not set(owners) & set(re.findall(r"[a-z]+", hint)):
             notes.append(f"{flag} is an option of {', '.join(owners)}")
     return f"{hint} ({'; '.join(notes)})" if notes else hint
@@ -263,25 +263,25 @@ def with_owners(hint: str, config: type[Any]) -> str:
 def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit status.
 
-    What Typer finds wrong with the arguments is printed as our own errors are, with a hint.
+    Typer's usage errors are printed like FcnsegErrors, with a hint.
     """
-    _settle_process()
+    _configure_process()
     escape_unencodable()
     try:
         Path.cwd()
-    except OSError as error:  # torch's libraries would end the process without a word of ours
+    except OSError as error:  # torch's libraries would abort without a message
         print_error(f"The current folder can't be used: {error.strerror}.", "cd to one that exists")
         return 1
     try:
         command = typer.main.get_command(app)
         for parameter in command.params:
             if (parameter.name or "").endswith("_completion"):
-                parameter.metavar = ""  # they are switches, shown as <bool> otherwise
+                parameter.metavar = ""  # switches; the help would show <bool>
         return int(command(arguments, standalone_mode=False) or 0)
     except Exception as error:
         show, status = getattr(error, "format_message", None), getattr(error, "exit_code", None)
         if show is None or status is None:
-            raise  # no usage error
+            raise  # not a usage error
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
         else:
@@ -289,24 +289,24 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
         return int(status)
 
 
-def _settle_process() -> None:
-    """What suits a process that is ours alone; the library itself leaves a process as it is."""
-    # Torch's threads wait for each other by spinning. Where anything else wants a core (decoding,
-    # another program), a step then takes several times as long: 2.6 s instead of 0.5 s was
-    # measured on two busy cores. It is read once, when torch is loaded.
+def _configure_process() -> None:
+    """Process-wide settings for the command line; the library itself changes none."""
+    # OpenMP threads wait by spinning. If anything else needs a core (decoding, another program),
+    # a step takes several times as long: 2.6 s instead of 0.5 s, measured on two busy cores.
+    # The variable is read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not sys.warnoptions:  # of a photo's damaged EXIF data, with a line of Pillow's code
+    if not sys.warnoptions:  # e.g. about damaged EXIF data, printed with a line of Pillow's code
         warnings.filterwarnings("ignore", module=r"PIL\.")
     keep_freed_memory()
 
 
 def _usage_message(error: Any) -> str:
-    if hasattr(error, "possibilities"):  # without Typer's own guesses
+    if hasattr(error, "possibilities"):  # without Typer's own suggestions
         return f"No such option: {error.option_name}"
     return str(error.format_message())
 
 
-_MEANT = {"predict": "infer", "segment": "infer", "test": "eval", "version": "--version"}
+_SYNONYMS = {"predict": "infer", "segment": "infer", "test": "eval", "version": "--version"}
 
 
 def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
@@ -321,7 +321,7 @@ def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
         return f"a file of that name is ./{file}" if file else suggest_option(option, config)
     if str(error.format_message()).startswith("No such command"):
         word = next(word for word in arguments if not word.startswith("-")).lower()
-        known = {config.command: config.command for config in CONFIGS} | _MEANT  # elsewhere
+        known = {config.command: config.command for config in CONFIGS} | _SYNONYMS
         if word in known:
             return f"did you mean `fcnseg {known[word]}`?"
     return f"see `{path} --help`"
@@ -330,9 +330,9 @@ def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
 def print_error(
     message: str, hint: str = "", *, details: Sequence[str] = (), severity: str = "error"
 ) -> None:
-    """One message on stderr, details and the hint on lines of their own.
+    """Print a message to stderr, with its details and hint on separate lines.
 
-    Nothing where the terminal was closed. severity: the word before the message, or "".
+    A closed terminal is ignored. severity: the word before the message, or "".
     """
     out = plain_console(stderr=True)
     first = [(f"{severity}: ", "bold red")] if severity else []

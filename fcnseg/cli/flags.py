@@ -1,4 +1,4 @@
-"""Flags made from the config dataclasses, so that no option is declared twice."""
+"""Command-line flags generated from the config dataclasses, so that options are declared once."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ Help = Annotated[
         "--help", "-h", metavar="", is_eager=True, callback=_help, help="Show this message and exit"
     ),
 ]
-"""In place of Typer's own, which the help shows as taking a value."""
+"""Replaces Typer's --help, which the help shows with a value."""
 
 
 class Command(TyperCommand):
-    """A command whose help has no Python types, such as <list[str]>, beside its arguments."""
+    """A command whose help shows no Python types, such as <list[str]>, for its arguments."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -55,28 +55,28 @@ class Command(TyperCommand):
                 setattr(parameter, "display_type", lambda _: "")  # noqa: B010 - a method
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """What a command line means: `-o=FILE` is `-o FILE`, where Click takes `=FILE`."""
+        """Parse `-o=FILE` as `-o FILE`; Click would take `=FILE` as the value."""
         end = args.index("--") if "--" in args else len(args)
         pairs = (arg.split("=", 1) if re.match("-[a-z]=", arg) else [arg] for arg in args[:end])
         return super().parse_args(ctx, [*itertools.chain.from_iterable(pairs), *args[end:]])
 
 
 METAVARS = {int: "N", float: "X", Path: "PATH", bool: ""}
-"""What stands for a value in the help (else NAME); a switch takes none."""
+"""Placeholders for values in the help (default: NAME); a switch has none."""
 
 OUTPUTS = (
     "out", "shares", "contact", "write", "fix", "html", "csv", "confusion", "latex", "markdown",
 )  # fmt: skip
-"""The options that say where something is written."""
+"""The options that name an output path."""
 
 ALIAS = "__alias"
-"""Ends the name of the hidden parameter behind an option's other spelling."""
+"""Suffix of the hidden parameter for an option's other spelling."""
 
 
 def config_command(config: type[Any], run: Callable[..., None]) -> Callable[..., None]:
-    """A function Typer can make a command of: its parameters are the options of `config`.
+    """A function for Typer whose parameters are the options of `config`.
 
-    run(values, as_json=bool) is called with the values that were given, by name.
+    It calls run(values, as_json=bool) with the given values by name.
     """
     known = options_of(config)
 
@@ -90,14 +90,14 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
         with guard(config):
             given = {name: _only(name, value, known[name]) for name, value in given.items()}
             _refuse_empty(given, known, named)
-            if config.command != "serve":  # which takes NAME=MODEL
+            if config.command != "serve":  # serve takes NAME=MODEL
                 _refuse_assignments(given, known)
             values = {**(read_toml(file) if file else {}), **given}
             paths = ((name, values.get(name)) for name in OUTPUTS)
             outputs = [(spelled(n), user_path(v)) for n, v in paths if isinstance(v, str | Path)]
             refuse_unwritable(outputs)
             if file is not None:
-                files = [(flag, path / "config.toml") for flag, path in outputs]  # as of a training
+                files = [(flag, path / "config.toml") for flag, path in outputs]  # train writes it
                 refuse_overwriting([*outputs, *files], [], kept=[("--config", file)])
             run(values, as_json=as_json)
 
@@ -112,25 +112,25 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
 
 
 def _only(name: str, value: Any, option: Option) -> Any:
-    """A value as it was given; OptionError for several where the last would be taken silently."""
-    if not instead_of_twice(name, option):
+    """An option's value; OptionError if it was repeated and the last would win silently."""
+    if not repeat_hint(name, option):
         return value
     if len(value) > 1:
         flag = spelled(name, option)
         raise OptionError(
             f"{flag} was given {len(value)} times: {', '.join(value)}; expected one.",
-            hint=instead_of_twice(name, option),
+            hint=repeat_hint(name, option),
         )
     return value[0]
 
 
-def instead_of_twice(name: str, option: Option) -> str:
-    """What to do instead of giving an option several times; "" where that is no mistake."""
+def repeat_hint(name: str, option: Option) -> str:
+    """What to do instead of repeating an option; "" where it may be repeated."""
     return option.once or ("run the command once for each place" if name in OUTPUTS else "")
 
 
 def _refuse_empty(values: Mapping[str, Any], known: Mapping[str, Option], file: str | None) -> None:
-    """OptionError for an empty text: the script's variable that it comes from has no value."""
+    """OptionError for an empty value, which usually comes from an unset shell variable."""
     given = [(spelled(name, known[name]), value) for name, value in values.items()]
     for flag, value in [*given, ("--config", file)]:
         if value == "" or (isinstance(value, list | tuple) and "" in value):
@@ -141,7 +141,7 @@ def _refuse_empty(values: Mapping[str, Any], known: Mapping[str, Option], file: 
 
 
 def _refuse_assignments(values: Mapping[str, Any], known: Mapping[str, Option]) -> None:
-    """OptionError for `model=runs/train1`, as other programs want it, unless it is a file."""
+    """OptionError for `model=runs/train1`, the syntax of other programs, unless it is a file."""
     for name in (name for name in values if known[name].argument):
         given = values[name] if isinstance(values[name], list) else [values[name]]
         for text in map(str, given):
@@ -152,10 +152,10 @@ def _refuse_assignments(values: Mapping[str, Any], known: Mapping[str, Option]) 
 
 
 def _parameters(config: type[Any]) -> list[inspect.Parameter]:
-    """One for each option, and a hidden one for each that has other spellings."""
+    """A parameter for each option, and a hidden one for each with other spellings."""
     made, hints = [], get_type_hints(config)
     for name, option in options_of(config).items():
-        kind = list[str] if instead_of_twice(name, option) else _flag_type(hints[name])
+        kind = list[str] if repeat_hint(name, option) else _flag_type(hints[name])
         info = _info(name, option, hints[name], vars(config)[name])
         made.append(_keyword(name, Annotated[kind | None, info], None))
         if option.hidden:
@@ -169,7 +169,7 @@ def _info(name: str, option: Option, hint: Any, default: Any) -> Any:
     named = all(word in option.help for word in words)
     text = option.help + ("" if named else f": {', '.join(words)}") + _default(default, option)
     if option.argument:
-        # Not required by Typer: a TOML file may give it. The config itself insists.
+        # Not required by Typer, as a TOML file may give it; the config checks it.
         metavar = (option.metavar or name.upper()).removesuffix("...")  # Typer adds its own
         return typer.Argument(help=text, metavar=metavar, show_default=False, path_type=str)
     flag = spelled(name)
@@ -187,7 +187,7 @@ def _info(name: str, option: Option, hint: Any, default: Any) -> Any:
 
 
 def _flag_type(hint: Any) -> Any:
-    """The type Typer parses: mostly text, as the config checks it and says what is wrong."""
+    """The type Typer parses: mostly str, as the config converts values and reports errors."""
     kind = _kinds(hint)[0]
     if get_origin(kind) is tuple:
         parts = get_args(kind)
@@ -196,14 +196,14 @@ def _flag_type(hint: Any) -> Any:
 
 
 def _kinds(hint: Any) -> list[Any]:
-    """The types of an option's values, None left out."""
+    """The types of an option's values, without None."""
     if get_origin(hint) in (Union, types.UnionType):
         return [part for part in get_args(hint) if part is not types.NoneType]
     return [hint]
 
 
 def _choices(hint: Any) -> list[str]:
-    """The words that an option has to choose from; none where it takes other values as well."""
+    """The allowed words of an option; empty if it takes other values as well."""
     kinds = _kinds(hint)
     if get_origin(kinds[0]) is tuple:
         kinds = [get_args(kinds[0])[0]]
@@ -213,7 +213,7 @@ def _choices(hint: Any) -> list[str]:
 
 
 def _default(default: Any, option: Option) -> str:
-    """How the help tells a default; none where it would tell nothing."""
+    """The default as shown in the help; "" for None, False and empty values."""
     default = option.fallback if default is None else default
     if default in (None, (), ...) or default is False:
         return ""

@@ -1,4 +1,4 @@
-"""Results printed for people, within 80 columns. `--json` prints the same as data."""
+"""Results as text within 80 columns; `--json` prints the same as data."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fcnseg.cli.console import duration
 from fcnseg.errors import counted, percent, shown, typed, with_name
 
 BAR = 20
-"""Characters of a full bar."""
+"""Length of a full bar, in characters."""
 
 SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 def show_check(result: Any) -> None:
-    """What a folder is, and each finding with its fix."""
+    """Print what a dataset folder contains, and each finding with its fix."""
     found = result.as_dict()
     unnamed = is_unnamed(found["classes"])
     facts = {
@@ -46,7 +46,7 @@ def show_check(result: Any) -> None:
 
 
 def _frequencies(classes: Sequence[dict[str, Any]]) -> Table:
-    """Each class's percentage of the pixels as a number and a bar; its images in each split."""
+    """Each class's percentage of the pixels, as a number and a bar; its images in each split."""
     splits = [name for name in ("train", "val", "test") if any(c["images"][name] for c in classes)]
     table = _table("class", "pixels", "", *splits)
     for row in classes:
@@ -56,7 +56,7 @@ def _frequencies(classes: Sequence[dict[str, Any]]) -> Table:
 
 
 def _show_suggestion(suggested: dict[str, Any]) -> None:
-    """What to train with, each option with its reason."""
+    """Print the suggested training options, each with its reason."""
     height, width = suggested["crop"]
     values = {
         "crop": f"--crop {height} {width}",
@@ -83,7 +83,7 @@ def _show_finding(finding: dict[str, Any]) -> None:
 
 
 def show_train(result: Any) -> None:
-    """Where the run is and what to do with it; of several, the mean and spread of their scores."""
+    """Print the best score and the next command; for several runs, the spread of the scores."""
     if hasattr(result, "runs"):
         _show_spread(result.report)
     best = max((one.miou for one in getattr(result, "runs", ())), default=result.miou)
@@ -100,7 +100,7 @@ def _show_spread(summary: dict[str, Any]) -> None:
 
 
 def show_eval(result: Any) -> None:
-    """The scores of each class, their means, and what is missing to an mIoU of 100."""
+    """Print each class's scores, their means, and the errors that reduce the mIoU."""
     report = result.as_dict()
     table = _table("class", "IoU", "", "precision", "recall", "edge F1", "pixels")
     for row in report["classes"]:
@@ -134,7 +134,7 @@ def show_eval(result: Any) -> None:
 
 
 def show_compare(result: Any) -> None:
-    """The IoU of each class by model, their differences, and the images where they differ most."""
+    """Print each class's IoU by model, the differences, and the images that differ most."""
     found = result.as_dict()
     letters = list(found["models"])
     _print(_facts(found["models"]))
@@ -154,7 +154,7 @@ def show_compare(result: Any) -> None:
 
 
 def show_review(result: Any) -> None:
-    """The regions or images that come first, and where the rest is."""
+    """Print the first regions or images, and the paths of the outputs."""
     found = result.as_dict()
     rows: list[tuple[str, ...]]
     if found["to_label"]:
@@ -176,23 +176,23 @@ def show_review(result: Any) -> None:
 
 
 def show_infer(result: Any) -> None:
-    """Number, speed and place of the frames: on stderr, as stdout may carry the proportions."""
-    _tell(
+    """Print frame count, speed and outputs to stderr, as --shares may write to stdout."""
+    _print_stderr(
         f"{result.frames_out} of {counted(result.frames_in, 'frame')} in "
         f"{duration(result.seconds)}, {result.fps:.1f} frames/s"
     )
     if result.flicker is not None:
-        _tell(
+        _print_stderr(
             f"flicker {percent(result.flicker)} of pixels per frame, "
             f"{percent(result.flicker_raw)} before --smooth"
         )
     _show_failed(result.failed)
     for path in result.outputs:
-        _tell(str(path))
+        _print_stderr(str(path))
 
 
 def show_viz(result: Any) -> None:
-    """Where the images are."""
+    """Print the paths of the images."""
     _show_failed(result.failed)
     _show_outputs(result.outputs)
 
@@ -206,11 +206,11 @@ _USES = {
     "web": "Serve it: python3 -m http.server --directory {typed}",
     "torch-export": "Use it in your own program: torch.export.load({path!r}).module()",
 }
-"""What can be done with an exported file; fcnseg runs none that can hold code."""
+"""How to use an exported file; fcnseg itself does not run formats that can contain code."""
 
 
 def show_export(result: Any) -> None:
-    """The file, and how its predictions compare with the checkpoint's."""
+    """Print the file's path, and how its predictions compare with the checkpoint's."""
     report = result.as_dict()
     parity, cost = report["parity"], report["int8"]
     kind = report["format"] if cost is None else f"{report['format']}, int8"
@@ -238,7 +238,7 @@ def show_export(result: Any) -> None:
 
 
 def show_bench(result: Any) -> None:
-    """Speeds, what each of them means, and how near the machine's limit they are."""
+    """Print the speeds, their definitions, and their ratio to the machine's limit."""
     report = result.as_dict()
     height, width = report["size"]
     _print(f"{report['engine']}, {report['precision']}, {report['device']}")
@@ -257,13 +257,13 @@ def show_bench(result: Any) -> None:
 
 
 def show_serve(result: Any) -> None:
-    """How many responses were sent, by HTTP status."""
+    """Print the number of responses by HTTP status."""
     counts = result.as_dict()["requests"]
     _print(_facts({f"status {status}": f"{count:,}" for status, count in sorted(counts.items())}))
 
 
 def show_demo(result: Any) -> None:
-    """The scores, where everything is, and how to do the same with one's own folder."""
+    """Print the scores, the paths of the outputs, and the commands for the user's own data."""
     if hasattr(result, "sections"):
         _show_paper(result)
         return
@@ -283,7 +283,7 @@ def show_demo(result: Any) -> None:
 
 
 def _show_paper(result: Any) -> None:
-    """The numbers of each topic, and the page with the images."""
+    """Print the figures of each topic, and the path of the page with the images."""
     for number, section in enumerate(result.sections, start=1):
         _print(f"{number}. {section.title} ({section.place})")
         _print(_facts({f"   {name}": value for name, value in section.facts.items()}))
@@ -291,7 +291,7 @@ def _show_paper(result: Any) -> None:
 
 
 def show_doctor(rows: Sequence[Any]) -> None:
-    """One line a part, and what to do where something is missing."""
+    """Print one line per component, with advice for those that are missing."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in rows:
         mark = line(("ok", "green") if row.ok else ("--", "yellow"))
@@ -310,7 +310,7 @@ def _show_outputs(outputs: Sequence[Any]) -> None:
 
 def _show_failed(failed: Sequence[tuple[str, str]]) -> None:
     for name, reason in failed:
-        _tell(line(("failed: ", "red"), with_name(name, reason)))
+        _print_stderr(line(("failed: ", "red"), with_name(name, reason)))
 
 
 def _table(*headings: str, left: int = 1) -> Table:
@@ -331,7 +331,7 @@ def _facts(facts: dict[str, str]) -> Table:
 
 
 def _bar(fraction: float, length: int = BAR) -> Text:
-    """As much of so many characters as the fraction, 0..1, of the number beside it."""
+    """A bar of `length` characters, filled to a fraction in 0..1."""
     full, rest = bars()
     filled = round(fraction * length)
     return line((full * filled + rest * (length - filled), "dim"))
@@ -341,6 +341,6 @@ def _print(what: RenderableType) -> None:
     plain_console().print(what, soft_wrap=isinstance(what, str))
 
 
-def _tell(what: str | Text) -> None:
-    """On standard error, as long as it is."""
+def _print_stderr(what: str | Text) -> None:
+    """Print to standard error, without wrapping."""
     plain_console(stderr=True).print(what, soft_wrap=True)

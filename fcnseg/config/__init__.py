@@ -1,12 +1,11 @@
 """Every option of every command, declared once, one line each.
 
-The command line's flags, the TOML file (`--config`, and the config.toml of every run)
-and the Python API are all made from these classes (how: fcnseg.config.options).
-Precedence: default < TOML < flag. None means: not given, so from the data, the
+Command-line flags (fcnseg.cli.flags), TOML files (`--config`, and the config.toml of every run)
+and the Python API are generated from these classes; fcnseg.config.options implements this.
+Precedence: default < TOML < flag. None means not given: the value comes from the data, the
 checkpoint or the run.
 
-This module knows nothing of terminals (fcnseg.cli makes the flags) and does not import
-torch, so that `--help` stays fast.
+This module does not import torch, so that `--help` stays fast.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class CheckConfig(Options):
 class TrainConfig(Options):
     """Options of `fcnseg train`.
 
-    Values are checked when it is made: OptionError, a ValueError, says what was expected.
+    Values are checked on construction; OptionError, a ValueError, says what was expected.
 
         config = fcnseg.TrainConfig(data="photos", epochs=40)
         result = fcnseg.train(config)
@@ -75,7 +74,7 @@ class TrainConfig(Options):
 
     command, summary = "train", "Train a network on a dataset folder; write a run folder."
     data: Path | None = option(None, "Dataset folder (with --resume: the run folder, or nothing)", argument=True)
-    # The ten that most people need come first.
+    # The most common options come first.
     out: Path | None = option(None, "Run folder (default: the next free runs/trainN)", flags=texts.OUT)
     epochs: int = option(0, "Number of epochs; 0 = automatic (about 2000 steps)", ge=0)
     batch: int | Literal["auto"] = option(8, "Batch size; auto = as large as fits in GPU memory", ge=1, metavar="N|auto")

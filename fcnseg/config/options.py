@@ -1,7 +1,7 @@
-"""What an option is: a field of a frozen dataclass with a help text and a range.
+"""Options: fields of a frozen dataclass with a help text and a range.
 
-A value is checked when a config is made; OptionError (a ValueError) says which option,
-what was expected and what was found. A config can be read from TOML and written as TOML.
+Values are checked when a config is constructed; OptionError (a ValueError) says which option,
+what was expected and what was found. Configs can be read from TOML and written to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from fcnseg import errors
-from fcnseg.config.texts import INSTEAD, SAME_IDEA, SAME_NAME
+from fcnseg.config.texts import ADVICE, RELATED, SYNONYMS
 from fcnseg.errors import OptionError, did_you_mean, from_bytes
 
 Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
@@ -37,17 +37,17 @@ Split = Literal["train", "val", "test", "all"]
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of an option besides its name, type and default.
+    """Metadata of an option besides its name, type and default.
 
-    gt, ge, lt, le: the range of its numbers. fallback: what it is where it is None and no
-    checkpoint says otherwise. synonyms: other words for some of its choices.
-    flags: how it is spelled on the command line, where its name alone does not say it;
-    hidden: older or longer spellings, which work and are not in the help.
-    argument: positional. metavar: what stands for the value in the help.
-    group: the heading of the help that it stands under.
-    once: what to do instead of giving it several times, where that is an error.
-    listed: whether one text may hold several values, with commas between them.
-    stdout: whether the path - is standard output; other paths can't be "-".
+    gt, ge, lt, le: the range of its numbers. fallback: the value if it is None and no checkpoint
+    defines it. synonyms: other words for some of its choices.
+    flags: its spellings on the command line, if they do not follow from its name;
+    hidden: older or longer spellings, accepted but not in the help.
+    argument: positional. metavar: placeholder for the value in the help.
+    group: its heading in the help.
+    once: what to do instead of repeating it, if that is an error.
+    listed: whether one string may contain several values, separated by commas.
+    stdout: whether the path "-" is standard output; for other options it is refused.
     """
 
     help: str
@@ -68,19 +68,19 @@ class Option:
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
-    """A field of a config; a default of ... makes it required."""
+    """A dataclass field for an option; the default ... makes it required."""
     return field(default=default, metadata={"option": Option(help, **more)})
 
 
 class Options:
-    """What every config can do: be made from plain values and TOML, and be written as TOML."""
+    """Base class of configs: construct them from plain values and TOML, and write them as TOML."""
 
     command: ClassVar[str]
     summary: ClassVar[str]
-    """What the command does, as its help begins: docstrings are missing under `python -OO`."""
+    """First line of the command's help; not a docstring, which `python -OO` removes."""
 
     def __post_init__(self) -> None:
-        """Every value as its type and range want it; OptionError where that can't be."""
+        """Convert and check every value; OptionError for an invalid one."""
         for name, entry in options_of(type(self)).items():
             if (value := getattr(self, name)) is ...:
                 raise OptionError(f"{spelled(name, entry)}: a value is needed.")
@@ -88,7 +88,7 @@ class Options:
 
     @classmethod
     def checked(cls, name: str, value: Any, shown: str = "") -> Any:
-        """A value as an option's type and range want it; OptionError, which calls it `shown`."""
+        """An option's value, converted and checked; OptionError, which calls the option `shown`."""
         entry = options_of(cls)[name]
         known = entry.synonyms.get(value, value) if isinstance(value, str) else value
         if type(value) is int and (entry.metavar or "").startswith("N|"):
@@ -102,7 +102,7 @@ class Options:
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> Self:
-        """A config from plain values; OptionError for an unknown name or a wrong value."""
+        """A config from plain values; OptionError for an unknown name or an invalid value."""
         for name in values:
             if name not in options_of(cls):
                 text = f"Unknown option {name!r} for {cls.command}."
@@ -113,7 +113,7 @@ class Options:
 
     @classmethod
     def of(cls, given: object, options: Mapping[str, Any]) -> Self:
-        """A config with some options changed, or one made of its first argument and options.
+        """A config from a config or the command's first argument, with these options changed.
 
         A command without arguments takes a config or None.
         """
@@ -133,7 +133,7 @@ class Options:
         return cls.make({**read_toml(path), **overrides})
 
     def mapped(self, convert: Callable[[Any], Any], *names: str) -> Self:
-        """The same with what a function makes of these options, where they are not None."""
+        """A copy with a function applied to these options, where they are not None."""
         given = {name: convert(v) for name in names if (v := getattr(self, name)) is not None}
         return dataclasses.replace(self, **given)  # type: ignore[type-var]
 
@@ -143,27 +143,27 @@ class Options:
         return {name: v for name, v in values.items() if v != vars(type(self))[name]}
 
     def refuse(self, names: Iterable[str], why: str) -> None:
-        """OptionError for an option that was given and would do nothing."""
+        """OptionError for any of these options that was given, as it has no effect."""
         for name in names:
             if name in self.chosen():
                 flag = spelled(name, options_of(type(self))[name])
                 raise OptionError(f"{flag} has no effect {why}.", hint=f"omit {flag}")
 
     def with_fallbacks(self) -> Self:
-        """The config with every option that has a fallback set."""
+        """A copy in which options that are None have their fallbacks."""
         known = options_of(type(self)).items()
         unset = {name: one.fallback for name, one in known if getattr(self, name) is None}
         return dataclasses.replace(self, **unset)  # type: ignore[type-var]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values (paths as text), None left out: what a TOML file can hold."""
+        """Values that TOML supports (paths as text), without None."""
         values = ((name, getattr(self, name)) for name in options_of(type(self)))
         return {name: _plain(value) for name, value in values if value is not None}
 
     def as_toml(self, reasons: Mapping[str, str] | None = None) -> str:
-        """The config as a TOML document that `load` reads back to the same config.
+        """The config as a TOML document; `load` reads it back to an equal config.
 
-        reasons: why an option has its value, by name; written above it.
+        reasons: why an option has its value, by name; written as a comment above it.
         """
         lines = [f"# fcnseg {self.command}: every option, as resolved"]
         for name, value in self.as_dict().items():
@@ -180,36 +180,36 @@ def options_of(config: type[Any]) -> dict[str, Option]:
 
 
 def suggest_option(name: str, config: type[Any]) -> str:
-    """A hint for an option that `config` does not have: what may be meant, or whose it is.
+    """A hint for an option that `config` lacks: a similar one, or the commands that have it.
 
-    What it names can be typed as it stands.
+    Options are named as they are typed on the command line.
     """
     plain = name.lstrip("-").replace("-", "_")
     own = options_of(config)
     flags = {flag.lstrip("-").replace("-", "_"): flag for flag in flags_of(config)}
-    if plain in INSTEAD:
-        return INSTEAD[plain]
-    means = SAME_NAME.get(plain) or [
-        ours for word, meant in SAME_IDEA.items() if word in plain for ours in meant
+    if plain in ADVICE:
+        return ADVICE[plain]
+    means = SYNONYMS.get(plain) or [
+        ours for word, meant in RELATED.items() if word in plain for ours in meant
     ]
     meant = [ours for ours in dict.fromkeys(means) if ours in own]
     meant = meant or [ours for ours, option in own.items() if ours == plain and option.argument]
     close = [spelled(ours, own[ours]) for ours in meant if not own[ours].argument]
-    guessed = [] if meant or plain in SAME_NAME else errors.closest(plain, flags)
+    guessed = [] if meant or plain in SYNONYMS else errors.closest(plain, flags)
     close = close or [flags[found] for found in guessed]
     if close:
         return f"did you mean {' or '.join(close)}?"
     if meant:
         return f"give it without an option's name: fcnseg {config.command} {meant[0].upper()}"
-    everyone = Options.__subclasses__()
-    for flag in map(spelled, (plain, *SAME_NAME.get(plain, ()))):
-        if elsewhere := [other.command for other in everyone if flag in flags_of(other)]:
+    configs = Options.__subclasses__()
+    for flag in map(spelled, (plain, *SYNONYMS.get(plain, ()))):
+        if elsewhere := [other.command for other in configs if flag in flags_of(other)]:
             return f"{flag} is an option of: {', '.join(elsewhere)}"
     return f"`fcnseg {config.command} --help` lists the options"
 
 
 def flags_of(config: type[Any]) -> list[str]:
-    """Every spelling of the options of a command."""
+    """All spellings of a command's options."""
     flags = [flag for name, option in options_of(config).items() if not option.argument
              for flag in (spelled(name, option), *option.hidden)]  # fmt: skip
     switched_on = (name for name in options_of(config) if vars(config).get(name) is True)
@@ -227,7 +227,7 @@ _hints = functools.cache(get_type_hints)
 
 
 class _Unexpected(Exception):
-    """What was expected of a value; raised and caught in this module."""
+    """Says what was expected of a value; raised and caught in this module."""
 
     def __init__(self, expected: str, hint: str = "", found: Any = None) -> None:
         super().__init__(expected)
@@ -235,7 +235,7 @@ class _Unexpected(Exception):
 
 
 def _converted(value: Any, hint: Any, entry: Option) -> Any:
-    """A value as its type wants it; _Unexpected says what was expected."""
+    """A value converted to an option's type; raises _Unexpected."""
     kind, parts = get_origin(hint), get_args(hint)
     if kind in (Union, types.UnionType):
         return _one_of(value, parts, entry)
@@ -282,7 +282,7 @@ def _tuple(value: Any, parts: tuple[Any, ...], entry: Option) -> tuple[Any, ...]
 
 
 def _number(value: Any, kind: type, entry: Option) -> int | float:
-    """An int or a float within the option's range; digits in a text count as a number."""
+    """An int or a float within the option's range; strings of digits are accepted."""
     limits = {"above": entry.gt, "at least": entry.ge, "below": entry.lt, "at most": entry.le}
     wanted = " and ".join(
         f"{word} {limit:g}" for word, limit in limits.items() if limit is not None
@@ -320,9 +320,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(from_bytes(path.read_bytes()))
     except OSError as error:
         raise OptionError(f"Can't read {path}: {error.strerror}.") from None
-    except (
-        errors.PARSE_ERRORS
-    ) as error:  # TOMLDecodeError; numbers and nesting beyond what Python reads
+    except errors.PARSE_ERRORS as error:  # TOMLDecodeError; numbers or nesting beyond the limits
         raise OptionError(f"{path} is not a TOML file: {errors.reason(error)}.") from None
 
 
@@ -333,7 +331,7 @@ def _plain(value: Any) -> Any:
 
 
 def toml_value(value: Any) -> str:
-    """A plain value as TOML writes it."""
+    """A plain value in TOML syntax."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
@@ -342,9 +340,9 @@ def toml_value(value: Any) -> str:
 
 
 def _toml_string(text: str) -> str:
-    r"""A TOML basic string: \ and " escaped, what is not printable escaped by number."""
+    r"""A TOML basic string: \ and " escaped, and unprintable characters as \U escapes."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    # TOML has no number for half a character; `to_bytes` knows what to do.
+    # TOML has no escape for lone surrogates; `to_bytes` encodes them.
     kept = (
         c if c.isprintable() or "\ud800" <= c <= "\udfff" else f"\\U{ord(c):08X}" for c in escaped
     )

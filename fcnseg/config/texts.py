@@ -1,4 +1,4 @@
-"""Texts and spellings of options that several commands share."""
+"""Help texts shared by several commands, and names of options in other programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODEL_FLAGS = ("--model", "-m")
 EACH_MODEL = "run the command once for each model"
 PALETTE = "Colors of the classes: default (for color-blind readers, too), pascal, cityscapes or tab (Matplotlib's tab20)"
 
-SAME_IDEA = {
+RELATED = {
     "size": ("crop", "short_side", "size"),
     "learning": ("lr",),
     "gpu": ("device",),
@@ -38,10 +38,10 @@ SAME_IDEA = {
     "output": ("out",),
     "skips_shown": ("rungs",),
 }
-"""Words that people know from elsewhere, found in an unknown option -> ours."""
+"""A word contained in an unknown option -> our options."""
 
-SAME_NAME = {
-    **dict.fromkeys(("imgsz", "img", "input_shape"), SAME_IDEA["size"]),
+SYNONYMS = {
+    **dict.fromkeys(("imgsz", "img", "input_shape"), RELATED["size"]),
     **dict.fromkeys(("half", "fp16", "amp"), ("precision",)),
     **dict.fromkeys(("batch_size", "samples_per_gpu"), ("batch",)),
     **dict.fromkeys(("project", "name", "exist_ok", "work_dir", "save_dir"), ("out",)),
@@ -52,13 +52,13 @@ SAME_NAME = {
     "pretrained": ("backbone_weights", "model"),
     "view_img": ("show",),
 }
-"""The same for an option as a whole, of Ultralytics, mmsegmentation and the like."""
+"""A complete option of Ultralytics, mmsegmentation and others -> our options."""
 
 _FROM_LABELS = "the number of classes follows from the labels; `fcnseg check DATA` shows them"
 
-INSTEAD = {
+ADVICE = {
     "cfg_options": "each option is given by itself, or in a TOML file by --config FILE",
     "num_classes": _FROM_LABELS,
     "nc": _FROM_LABELS,
 }
-"""Options of others that none of ours is -> what to do."""
+"""Options of other programs without a counterpart -> what to do."""

@@ -22,7 +22,7 @@ from fcnseg.cli.app import app
 from fcnseg.cli.console import run
 from fcnseg.config import CONFIGS
 from fcnseg.config.options import suggest_option
-from fcnseg.config.texts import INSTEAD, SAME_IDEA, SAME_NAME
+from fcnseg.config.texts import ADVICE, RELATED, SYNONYMS
 from fcnseg.io.images import write_image
 from tests.conftest import TINY_FLAGS
 
@@ -270,9 +270,9 @@ def test_no_hint_names_an_option_that_the_command_lacks() -> None:
         parameters = commands[config.command].params
         known = {flag for one in parameters for flag in (*one.opts, *one.secondary_opts)}
         for word in (
-            *SAME_IDEA,
-            *SAME_NAME,
-            *INSTEAD,
+            *RELATED,
+            *SYNONYMS,
+            *ADVICE,
             *words,
             "no_calibrat",
             "proportion",
