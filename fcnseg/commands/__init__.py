@@ -1,1 +1,1 @@
-"""One file a command: options in, a result out."""
+"""One module per command: options in, a result out."""

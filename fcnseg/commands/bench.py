@@ -1,6 +1,6 @@
-"""The command `bench`: how fast a model is on this machine, and how near that is to the limit.
+"""The command `bench`: a model's speed on this machine, compared with the machine's limit.
 
-Every stage is measured alone, then the full pipeline as `infer` runs it.
+Each stage is timed alone, then the full pipeline as `infer` runs it.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ from fcnseg.io.video_writer import VideoWriter, open_encoder
 from fcnseg.progress import Callback, Progress, no_callback
 
 WARM_UP = 3
-"""Calls before the clock starts: the first ones allocate memory and choose kernels."""
+"""Untimed calls: the first ones allocate memory and choose kernels."""
 
 TURNS = 2
-"""How often the full pipeline is timed, each time between two timings of the bare network."""
+"""How often the full pipeline is timed, each time between two timings of the network alone."""
 
 FPS = Fraction(25)
-"""Of the clip that is drawn when no source is given; it does not pace anything."""
+"""Frame rate stored in the synthetic clip and the encoded video; it does not limit the speed."""
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """How fast it is.
+    """Measured speeds.
 
-    size: (height, width) of the frames; frames: how many were timed.
-    batch: frames of a call; num_parallel: calls at the same time (see fcnseg.engines.base).
-    model_fps: the bare engine, from prepared frames to the logits of every pixel;
+    size: (height, width) of the frames; frames: number of timed frames.
+    batch: frames per call; num_parallel: concurrent calls (see fcnseg.engines.base).
+    model_fps: the engine alone, from prepared frames to the logits of every pixel;
         latency: its percentiles in ms.
     end_to_end_fps: video file in, video file out.
-    limit_fps: what decoding, network and encoding allow: on a GPU the slowest of the three
-        alone; on a CPU, whose cores they share, the cores divided by the core-seconds that a
-        frame costs in the three. ratio: end_to_end_fps / limit_fps.
-    stages: each part alone; full: all together. "scores" is what `infer` asks an engine for
-        where labels need no more (fcnseg.engines.base), and "argmax" continues from there.
-    memory_bytes: the most this process has held so far, by place.
-    cores: those that the process may use.
+    limit_fps: the limit set by decoding, network and encoding: on a GPU the slowest of the three
+        alone; on a CPU, whose cores they share, the number of cores divided by the core-seconds
+        per frame of the three. ratio: end_to_end_fps / limit_fps.
+    stages: each stage alone; full: the full pipeline. "scores" is the engine's output that `infer`
+        uses when it is enough for labels (fcnseg.engines.base); "argmax" then starts from it.
+    memory_bytes: peak memory of this process so far, by place.
+    cores: number of cores the process may use.
     """
 
     engine: str
@@ -83,12 +83,12 @@ class BenchResult:
 
     @property
     def ratio(self) -> float:
-        """End to end, as a fraction of the limit."""
+        """End-to-end speed as a fraction of the limit."""
         return self.end_to_end_fps / self.limit_fps
 
     @property
     def definitions(self) -> dict[str, str]:
-        """What each speed is of."""
+        """What each speed measures."""
         limit = "the slowest of decoding, network and encoding, each measured alone"
         if self.device == "cpu":
             cores = f"{self.cores} core{'' if self.cores == 1 else 's'}"
@@ -101,7 +101,7 @@ class BenchResult:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Why the limit is above or below what it seems to limit, where it is."""
+        """Explanations where the limit is below the network's speed, above it, or exceeded."""
         shared = self.cores if self.device == "cpu" else 0
         speeds = (self.model_fps, self.limit_fps, self.end_to_end_fps)
         return limit_remarks(*speeds, self.stages, shared_cores=shared)
@@ -140,7 +140,7 @@ def bench(
     callback: Callback = no_callback,
     **options: Any,
 ) -> BenchResult:
-    """Time a model, each stage around it, and all of them together.
+    """Time a model, each other stage, and the full pipeline.
 
     model: what `fcnseg.load` takes, or a BenchConfig. options: those of BenchConfig, by name.
 
@@ -167,15 +167,15 @@ def _timed(config: BenchConfig, callback: Callback) -> BenchResult:
 
 
 class _Bench:
-    """One segmenter on one clip."""
+    """Timing of one segmenter on one clip."""
 
     def __init__(self, segmenter: Segmenter, clip: str, out: Path, config: BenchConfig) -> None:
         self._segmenter, self._clip, self._out, self._config = segmenter, clip, out, config
         self._renderer = Renderer(segmenter.classes)
-        self._size = (0, 0)  # of the clip's frames, once they are decoded
+        self._size = (0, 0)  # of the clip's frames; set after decoding
 
     def run(self, callback: Callback) -> BenchResult:
-        """Measure stage after stage; network and pipeline alternate, as machines' speeds drift."""
+        """Time all stages; network and pipeline alternate, as a machine's speed drifts."""
         steps = iter(range(4 + 2 * TURNS))
 
         def report() -> None:
@@ -224,7 +224,7 @@ class _Bench:
         return source
 
     def _networks(self, prepared: Sequence[Images]) -> dict[str, Timing]:
-        """The bare engine, and what `infer` asks it for where that is less."""
+        """Time the engine's logits, and its scores where `infer` needs only those."""
         engine = self._segmenter.engine
         timings = {"network": self._network(engine.forward, prepared)}
         if self._stops_at_scores(prepared[0]):
@@ -247,7 +247,7 @@ class _Bench:
     def _around(
         self, batches: Sequence[list[Frame]], prepared: Sequence[Images]
     ) -> dict[str, Timing]:
-        """What is done to a frame before and after the network."""
+        """Time the stages before and after the network."""
         model, batch = self._segmenter, len(prepared[0])
         labels, _ = model.engine.labels(prepared[0], size=batches[0][0].size)
         frame, predicted = batches[0][0], PredictedArrays(labels[0])
@@ -259,7 +259,7 @@ class _Bench:
         }
 
     def _argmax(self, images: Images) -> Callable[[], object]:
-        """What turns the engine's output for these images into labels."""
+        """A function that computes labels from the engine's output for these images."""
         engine = self._segmenter.engine
         if not self._stops_at_scores(images):
             logits = engine.forward(images)
@@ -270,12 +270,12 @@ class _Bench:
         return lambda: [cells.labels(one, size) for one in scores]
 
     def _stops_at_scores(self, images: Images) -> bool:
-        """Whether `infer` needs no logits of frames that are prepared so."""
+        """Whether `infer` uses the engine's scores instead of logits for frames of this size."""
         prepared = (images.shape[1], images.shape[2])
         return self._segmenter.engine.score_grid is not None and prepared == self._size
 
     def _encode(self, frames: Sequence[Frame]) -> Timing:
-        """The bare encoder: nothing is read back."""
+        """Time the encoder alone."""
         height, width = frames[0].size
         even = ((0, height % 2), (0, width % 2), (0, 0))
         images = [np.pad(frame.image, even, mode="edge") for frame in frames]
@@ -289,7 +289,7 @@ class _Bench:
         return begun.timing(len(images))
 
     def _full(self) -> Timing:
-        """What `infer` does."""
+        """Time the full pipeline, as `infer` runs it."""
         segmenter = self._segmenter
         begun = Clock()
         with self._open() as source:
@@ -338,7 +338,7 @@ class _Bench:
 
 
 def _draw_clip(path: Path, config: BenchConfig) -> Path:
-    """A clip of the size asked for, in which something moves."""
+    """Write a synthetic clip of the requested size, in which the image moves."""
     height, width = config.size
     wide = sample_images((1, height, 2 * width), seed=0)[0]
     with VideoWriter(path, FPS, config.size) as writer:

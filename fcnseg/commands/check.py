@@ -46,7 +46,7 @@ from fcnseg.remote.listing import copied
 def check(
     data: CheckConfig | Path | str, callback: Callback = no_callback, **options: Any
 ) -> CheckResult:
-    """Look at a dataset and write the contact sheet, and a clean copy or dataset.toml if asked.
+    """Check a dataset and write the contact sheet; on request a clean copy or a dataset.toml.
 
     data: the folder, or a CheckConfig. options: those of CheckConfig, by name.
     DatasetError when it can't be a dataset at all.
@@ -88,10 +88,10 @@ def check(
     try:
         if write_contact(description, config.contact, ahead):
             if default or (config.data.is_dir() and is_below(config.contact, description.root)):
-                mark(config.contact.parent, [config.contact.name])  # it is no image of the dataset
+                mark(config.contact.parent, [config.contact.name])  # not an image of the dataset
             callback(Message(f"Look at {config.contact}: do the labels line up with the objects?"))
             result = replace(result, contact=config.contact)
-    except MediaError as error:  # of a sheet that nobody asked for: no fault of the dataset
+    except MediaError as error:  # fatal only if --contact was given
         if not default:
             raise
         callback(Message(error.message, "warning"))
@@ -99,13 +99,13 @@ def check(
 
 
 def _write_html(config: CheckConfig, result: CheckResult, ahead: Sequence[Pair]) -> None:
-    from fcnseg.report import check_page  # as slow to import as all of `check --help`
+    from fcnseg.report import check_page  # slow to import
 
-    assert config.html is not None, "called when a page is asked for"
+    assert config.html is not None, "called only with --html"
     classes, views = result.description.classes, []
     for pair, image, labels in _shown(result.description, ahead):
         drawn = colorize(labels, classes)
-        drawn[labels == IGNORE] = _HATCH
+        drawn[labels == IGNORE] = _IGNORED
         views.append((f"{pair.split}: {pair.name}", image, drawn))
     write_bytes(config.html, to_bytes(check_page(str(config.data), result, views)))
 
@@ -113,7 +113,7 @@ def _write_html(config: CheckConfig, result: CheckResult, ahead: Sequence[Pair])
 def _shown(
     description: Description, ahead: Sequence[Pair]
 ) -> Iterator[tuple[Pair, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Pairs with their images and labels at HEIGHT: doubtful ones, then some of all."""
+    """Yield pairs with images and labels resized to HEIGHT: doubtful ones, then a sample of all."""
     ahead, shown = ahead[:COLUMNS], 0
     spread = _spread(description.pairs, 3 * COLUMNS * ROWS)
     for pair in [*ahead, *(pair for pair in spread if pair not in ahead)]:
@@ -122,7 +122,7 @@ def _shown(
         try:
             image, labels = read_sample(pair, description.encoding)
         except (MediaError, DatasetError):
-            continue  # check has a finding for each of these
+            continue  # reported as a finding
         height, width = image.shape[:2]
         size = (HEIGHT, max(1, min(_WIDEST, round(width * HEIGHT / height))))
         shown += 1
@@ -130,7 +130,7 @@ def _shown(
 
 
 def _outputs(config: CheckConfig) -> list[Named]:
-    """What is written; OptionError for a copy that would be taken for a part of the dataset."""
+    """The outputs; OptionError if one is inside the dataset or the clean copy, or misnamed."""
     names = ("contact", "html", "write", "fix")
     if config.fix is not None and config.data.is_dir() and is_below(config.fix, config.data):
         raise OptionError(
@@ -157,24 +157,24 @@ def _outputs(config: CheckConfig) -> list[Named]:
 COLUMNS, ROWS = 4, 3
 
 HEIGHT = 240
-"""Of each image on the sheet, in pixels."""
+"""Height of each image on the contact sheet, in pixels."""
 
 _WIDEST = 2 * HEIGHT
 
-_HATCH = 255  # ignored pixels are drawn white: they stand out and no class is white
+_IGNORED = 255  # ignored pixels are drawn white, which no class is
 
 
 def write_contact(description: Description, path: Path, doubtful: Sequence[Pair] = ()) -> bool:
-    """Write a sheet of overlays with a legend; False when no pair could be read.
+    """Write a contact sheet of overlays with a legend; False when no pair could be read.
 
-    The first row is for the doubtful ones. The others are spread evenly over the dataset, the
-    same ones every time.
+    The first row shows doubtful pairs. The others are spread evenly over the dataset, always the
+    same ones.
     """
     cells: list[NDArray[np.uint8]] = []
     ahead = doubtful[:COLUMNS]
     for pair, image, labels in _shown(description, ahead):
         drawn = overlay(image, labels, description.classes, alpha=0.55)
-        drawn[labels == IGNORE] = drawn[labels == IGNORE] // 2 + _HATCH // 2
+        drawn[labels == IGNORE] = drawn[labels == IGNORE] // 2 + _IGNORED // 2
         cells.append(caption(drawn, f"{pair.split}: {pair.name}{' ?' if pair in ahead else ''}"))
     if not cells:
         return False
@@ -185,7 +185,8 @@ def write_contact(description: Description, path: Path, doubtful: Sequence[Pair]
 
 
 def _spread(pairs: Sequence[Pair], count: int) -> Sequence[Pair]:
-    """Pairs evenly over the dataset, those of the sheet first and spares between them after."""
+    """`count` pairs spread evenly over the dataset: every third one first, then those between,
+    which replace pairs that can't be read."""
     if len(pairs) <= count:
         return pairs
     places = np.linspace(0, len(pairs) - 1, count).astype(int)
@@ -194,16 +195,16 @@ def _spread(pairs: Sequence[Pair], count: int) -> Sequence[Pair]:
 
 
 SAME_PROPORTIONS = 0.01
-"""Labels of another size are resized when their proportions differ by no more than this."""
+"""Maximum relative difference of aspect ratios at which labels are resized to the image."""
 
 
 def write_clean(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
     """Write images/SPLIT/, labels/SPLIT/ (index PNG, 255 = ignore), pairs.csv and class_dict.csv.
 
     Image files are copied as they are unless EXIF turns them; labels are turned or resized
-    (nearest) to fit them. Pairs that can't be repaired, and training images that are also
-    scored on, are left out. The folder gets its name when it is complete. OptionError when `out`
-    is not empty; MediaError when it can't be written.
+        (nearest) to fit them. Pairs that can't be repaired, and training images with a copy or a
+    similar image in val or test, are omitted. The folder gets its name when it is complete.
+    OptionError when `out` is not empty; MediaError when it can't be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"--fix {out} already exists.", hint="name a new folder")
@@ -212,7 +213,7 @@ def write_clean(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleane
             cleaned = _write(seen, folder, tell)
             if cleaned.written:
                 if out.is_dir():
-                    out.rmdir()  # empty: not every system lets a name be taken over
+                    out.rmdir()  # empty; not every system can rename a folder onto it
                 folder.rename(out)
     except OSError as error:
         if isinstance(error, MediaError):
@@ -222,11 +223,11 @@ def write_clean(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleane
 
 
 def _write(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
-    """Everything of a clean copy."""
+    """Write all files of a clean copy into `out`."""
     left_out = _leaked(seen)
     repaired: dict[str, str] = {}
     written: list[tuple[Path, Path, str, str]] = []
-    parts = own_parts(seen.description)  # what is held out for lack of a val part stays in train
+    parts = own_parts(seen.description)  # images that fcnseg held out for validation stay in train
     for number, (pair, part) in enumerate(zip(seen.description.pairs, parts, strict=True)):
         if pair.name not in left_out:
             try:
@@ -244,8 +245,8 @@ def _write(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
                     repaired |= {pair.name: what} if what else {}
         tell(number + 1)
     if written:
-        # Without the list, words in names (masks, val ...) would be read as folders' are; with
-        # the same names the same pairs are held out for validation.
+        # Without the list, words in file names (masks, val ...) would be interpreted like those of
+        # folders. With the same names, the same pairs are held out for validation.
         rows = [(*(p.relative_to(out).as_posix() for p in row[:2]), *row[2:]) for row in written]
         _write_table(out / "pairs.csv", [("image", "labels", "split", "name"), *rows])
         _write_table(out / "class_dict.csv", _class_rows(seen.description.classes))
@@ -268,7 +269,8 @@ def _write_table(path: Path, rows: Sequence[Sequence[object]]) -> None:
 
 
 def _leaked(seen: Scanned) -> dict[str, str]:
-    """Training images with a copy or a similar one (not a video's neighbour) that is scored on."""
+    """Training images with a copy or similar image in val or test, other than a video's neighbors,
+    and what they look like."""
     pairs, image_scan = seen.description.pairs, seen.images
     video_of = {
         number: place
@@ -290,7 +292,7 @@ def _leaked(seen: Scanned) -> dict[str, str]:
 
 
 def _fitting(seen: Scanned, number: int) -> tuple[NDArray[np.uint8] | None, str]:
-    """A pair's labels at its image's size and what was done to them, or None and why not."""
+    """A pair's labels at its image's size and how they were changed; or None and the reason."""
     pair, encoding = seen.description.pairs[number], seen.description.encoding
     height, width = read_pair_image(pair).shape[:2]
     labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
@@ -311,10 +313,10 @@ def _fitting(seen: Scanned, number: int) -> tuple[NDArray[np.uint8] | None, str]
 def _write_pair(
     seen: Scanned, number: int, pair: Pair, labels: NDArray[np.uint8], out: Path
 ) -> tuple[Path, Path]:
-    """Write an image and its labels; where they are."""
+    """Write an image and its labels; return their paths."""
     drawn = seen.images.orientations[number] > 1 or pair.page is not None
-    # Two names that differ in their folders only must not meet in one: keep the folders.
-    name = shortened(pair.name, room=5)  # of either suffix; the pair keeps one name
+    # Names may differ only in their folders: keep those.
+    name = shortened(pair.name, room=5)  # for the suffix: the same name for image and labels
     suffix = ".png" if drawn else pair.image.suffix
     image = out / "images" / pair.split / f"{name}{suffix}"
     truth = out / "labels" / pair.split / f"{name}.png"

@@ -1,7 +1,7 @@
-"""An inference job on Ray: actors hold the model, each takes a shard of the frames.
+"""Inference on a Ray cluster: each actor loads the model and processes a shard of the frames.
 
-Every frame has one owner, by its place in the source alone, and the manifest says which are done:
-the shard of a worker that is lost is repeated by another, from where it was.
+A frame's shard depends only on its position in the source, and the manifest records finished
+frames, so that another worker can continue the shard of a lost one.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from fcnseg.inference.pipeline import InferResult
 from fcnseg.progress import Callback, Event, Message, Progress
 
 LOCAL = "local"
-"""In place of an address: all cores of this machine."""
+"""Value of --ray for all cores of this machine."""
 
 _TRIES = 3
-"""Workers in a row that may be lost before the job is given up."""
+"""How often the worker of one shard may be lost before the job fails."""
 
 Shard = tuple[list[InferResult], list[Message]]
 
@@ -38,13 +38,13 @@ def run_on_ray(
     run: Callable[[InferPlan], list[InferResult]],
     join: Callable[[InferPlan, list[Shard]], InferResult],
 ) -> InferResult:
-    """The job's result: `run` in each worker, `join` here.
+    """Call `run` in each worker and `join` here; return the job's result.
 
-    Errors as `infer`; MissingExtra without Ray, OptionError when its cluster can't be reached.
+    Raises what `infer` does; MissingExtra without Ray, OptionError if the cluster can't be reached.
     """
     _refuse(config)
     with ExitStack() as stack:
-        ray = _started(str(config.ray), stack)
+        ray = _connected(str(config.ray), stack)
         return _run(ray, config, callback, run, join)
 
 
@@ -66,7 +66,7 @@ def _run(
 
 
 class _Worker:
-    """One shard of a job, in a process of its own."""
+    """A Ray actor that processes one shard."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
@@ -79,7 +79,7 @@ class _Worker:
         size: int,
         run: Callable[[InferPlan], list[InferResult]],
     ) -> Shard | FcnsegError:
-        """What came of each part, and the warnings; an error is returned, as Ray wraps others."""
+        """The result of each part, and warnings; errors are returned, as Ray would wrap them."""
         warnings: list[Message] = []
 
         def keep(event: Event) -> None:
@@ -98,7 +98,7 @@ class _Worker:
 def _shards(
     ray: Any, make: Callable[[], Any], plan: InferPlan, run: Callable[..., Any]
 ) -> list[Shard]:
-    """The shards of all workers, by rank; that of a lost one is repeated."""
+    """The shards of all workers by rank; a lost worker's shard is continued by a new one."""
     config, size = plan.job.config, plan.job.distributed.size
     actors: dict[int, Any] = {}
 
@@ -129,7 +129,7 @@ def _shards(
             continue
         if isinstance(found, FcnsegError):
             raise found
-        results = [_with(one, count) for one, count in zip(found[0], kept[rank], strict=True)]
+        results = [_add_frames(one, count) for one, count in zip(found[0], kept[rank], strict=True)]
         done[rank] = results, found[1]
         ray.kill(actors.pop(rank))
         plan.job.callback(Progress("infer", len(done), size, "workers"))
@@ -140,14 +140,14 @@ def _recorded(plan: InferPlan, rank: int) -> list[int]:
     return [part.recorded(rank) for part in plan.parts]
 
 
-def _with(result: InferResult, count: int) -> InferResult:
-    """With so many frames that a lost worker had done."""
+def _add_frames(result: InferResult, count: int) -> InferResult:
+    """Add frames that a lost worker had finished."""
     frames_in, frames_out = result.frames_in + count, result.frames_out + count
     return replace(result, frames_in=frames_in, frames_out=frames_out)
 
 
 def _refuse(config: InferConfig) -> None:
-    """OptionError for what can't be divided among workers."""
+    """OptionError for options that do not work with several workers."""
     alone = {
         "--show": config.show,
         "--watch": config.watch,
@@ -161,8 +161,8 @@ def _refuse(config: InferConfig) -> None:
         raise OptionError("--ray needs --out: a folder that all workers reach.")
 
 
-def _started(address: str, stack: ExitStack) -> Any:
-    """Ray, connected to a cluster or started here; what is started here ends with the stack."""
+def _connected(address: str, stack: ExitStack) -> Any:
+    """Ray, connected to a cluster or started here; the stack shuts down what is started here."""
     try:
         import ray
     except ImportError:
@@ -171,7 +171,7 @@ def _started(address: str, stack: ExitStack) -> Any:
         where = {"include_dashboard": False} if address == LOCAL else {"address": address}
         try:
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # noqa: BLE001 - Ray raises bare ones, too
+        except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions, too
             raise OptionError(
                 f"--ray {address}: Ray did not start, or no cluster was reached: {error}",
                 hint="ray://HOST:10001, HOST:6379, auto, or local for this machine",
@@ -181,7 +181,7 @@ def _started(address: str, stack: ExitStack) -> Any:
 
 
 def _workers(ray: Any, config: InferConfig) -> tuple[int, dict[str, int]]:
-    """How many workers, and what each takes: a GPU where the cluster has some, else a core."""
+    """Number of workers and the resources of each: a GPU if the cluster has any, else a core."""
     has = ray.cluster_resources()
     gpus = int(has.get("GPU", 0)) if config.device != "cpu" else 0
     if gpus:

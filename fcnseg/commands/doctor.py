@@ -1,4 +1,4 @@
-"""The command `doctor`: what this machine can do, and how to get what is missing."""
+"""The command `doctor`: report what is installed, and how to install what is missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXTRAS = {
     "remote": ("s3fs", "sources and outputs in s3:// and other storage"),
     "ray": ("ray", "infer on a Ray cluster"),
 }
-"""Extra: the module that shows it is there, and what it is good for."""
+"""Extra -> a module that it installs, and its purpose."""
 
 WHEELS = (
     "opencv-python",
@@ -42,19 +42,19 @@ WHEELS = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
-"""All of them install the same module, cv2."""
+"""Packages that all install the module cv2."""
 
 ENOUGH = 2**30
-"""Bytes free from which on a disk is not called full: room for the checkpoints of a run."""
+"""Bytes; a disk with less free space is reported as full. Enough for a run's checkpoints."""
 
 ROOM = "delete what isn't needed, or work elsewhere: --out on another disk, TMPDIR=/path"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One part of the machine.
+    """One component of the machine or the installation.
 
-    ok: whether it is there and usable; advice: what to do if not, or "".
+    ok: whether it is present and usable; advice: what to do if not, or "".
     """
 
     part: str
@@ -68,7 +68,7 @@ class Row:
 
 
 def diagnose() -> list[Row]:
-    """Look at the parts one by one; never raises for a missing one."""
+    """Check the components one by one; missing ones raise no errors."""
     return [
         Row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *_torch(),
@@ -81,7 +81,7 @@ def diagnose() -> list[Row]:
 
 
 def _torch() -> Iterator[Row]:
-    """Everything but running exported files needs it."""
+    """torch, which everything except running exported files needs."""
     if importlib.util.find_spec("torch") is None:
         advice = "exported files run without it; for all else: pip install fcnseg"
         yield Row("torch", "missing", ok=False, advice=advice)
@@ -110,7 +110,7 @@ def _devices() -> Iterator[Row]:
 
 
 def _no_gpu() -> Row:
-    """Why torch can't use one: there is none, its driver is too old, or torch is built without."""
+    """Why torch can't use a GPU: none found, driver too old, or torch built without CUDA."""
     import torch
 
     try:
@@ -131,7 +131,7 @@ def _no_gpu() -> Row:
 
 
 def _torchvision() -> Row:
-    """It has compiled operators, which load beside the torch they were built for."""
+    """torchvision; its compiled operators load only with the torch they were built for."""
     found = _version("torchvision") or "missing"
     try:
         importlib.import_module("fcnseg.models.backbones.torchvision").import_torchvision()
@@ -141,18 +141,18 @@ def _torchvision() -> Row:
         text = f"{found}, can't be imported beside torch {_version('torch')}: {reason}"
         return Row("torchvision", text, ok=False, advice=advice)
     except FcnsegError:
-        pass  # OpenCV can't be loaded, as its own row says
+        pass  # OpenCV can't be loaded; its own row reports that
     return Row("torchvision", found)
 
 
 def _opencv() -> Row:
-    """Two OpenCV wheels in one environment overwrite each other's files."""
+    """OpenCV; two of its wheels in one environment overwrite each other's files."""
     versions = {name: _version(name) for name in WHEELS}
     wheels = [f"{name} {version}" for name, version in versions.items() if version]
     found = ", ".join(wheels) or "no wheel available"
     try:
         importlib.import_module("fcnseg.io")
-    except FcnsegError as error:  # the system lacks libGL, or there is none
+    except FcnsegError as error:  # libGL or the wheel is missing
         return Row("OpenCV", f"{found}. {error.message}", ok=False, advice=error.hint or "")
     if len(wheels) > 1:
         names = " ".join(name for name, version in versions.items() if version)
@@ -162,14 +162,14 @@ def _opencv() -> Row:
 
 
 def _pyav() -> Row:
-    """FFmpeg's libraries come with it; without it OpenCV writes videos."""
+    """PyAV, which includes FFmpeg's libraries; without it OpenCV writes videos."""
     if importlib.util.find_spec("av") is not None:
         return Row("PyAV", importlib.metadata.version("av"))
     return Row("PyAV", "missing: no H.264, no sound", ok=False, advice="pip install 'av>=14'")
 
 
 def _video() -> Iterator[Row]:
-    """What needs OpenCV; nothing where it can't be loaded, which a row before says."""
+    """Video codecs and the display; no rows if OpenCV can't be loaded, which its row reports."""
     try:
         from fcnseg.io import has_display
         from fcnseg.io.video_writer import writable_codecs
@@ -190,7 +190,7 @@ def _video() -> Iterator[Row]:
 
 
 def _disk(folder: Path) -> Row:
-    """The room where runs and temporary files are written."""
+    """Free space of the disk that a folder is on."""
     name = f"disk of {folder.resolve()}"
     try:
         free = shutil.disk_usage(folder).free
@@ -208,7 +208,7 @@ def _extra(name: str) -> Row:
 
 
 def _version(distribution: str) -> str | None:
-    """The installed version; None where there is none."""
+    """The installed version; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -59,13 +59,13 @@ AVERAGED = "Their probabilities are averaged; to compare models: fcnseg compare 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What a model reached, and where.
+    """The scores of a model on a dataset.
 
-    scores: all that was counted, for each image too. protocol: how, as plain values. split: the
-    part of the dataset. model: the file of a single one. left_out: pairs of the other parts.
-    problems: what `check` calls errors, a sentence each. outputs: the files that were written;
-    failed: those that could not be. findings: all that `check` found, with its severity.
-    unusable: images of the split that could not be read and are not scored: (name, why).
+    scores: all counts, also per image. protocol: how they were computed, as plain values. split:
+    the scored split. model: the file of a single model. left_out: pair counts of other splits.
+    problems: errors found by `check`, one sentence each. outputs: the files written; failed: those
+    that could not be written. findings: all findings of `check`, (severity, sentence).
+    unusable: images of the split that could not be read and are not scored: (name, reason).
     """
 
     scores: Scores
@@ -82,12 +82,12 @@ class EvalResult:
 
     @property
     def report(self) -> Report:
-        """The confusion matrix and what follows from it."""
+        """The confusion matrix and the scores computed from it."""
         return self.scores.report
 
     @property
     def miou(self) -> float:
-        """Mean IoU of the classes that occur, 0..1."""
+        """Mean IoU of the classes in the labels, 0..1."""
         return self.report.miou
 
     @property
@@ -96,13 +96,13 @@ class EvalResult:
         return self.report.classes
 
     def _repr_html_(self) -> str:
-        """For notebooks: the scores of each class, and of what on what."""
+        """For notebooks: the model, the split, and the scores of each class."""
         about = {"model": self.model, "split": self.split, "problems": "; ".join(self.problems)}
         given = {name: value for name, value in about.items() if value}
         return notebook.facts("Evaluation", given) + self.report._repr_html_()
 
     def as_dict(self) -> dict[str, Any]:
-        """What --json prints: all numbers, and by which rule and on what."""
+        """Plain data, for --json: all numbers, with their protocol."""
         return {
             **self.scores.as_dict(),
             "miou_rule": MIOU_RULE,
@@ -126,14 +126,14 @@ def evaluate(
 ) -> EvalResult:
     """Score a model on one split of a dataset folder, at the labels' own resolution.
 
-    model: what `fcnseg.load` takes or returns, or an EvalConfig, which holds all of the following.
-    Several are averaged.
+    model: what `fcnseg.load` takes or returns, or an EvalConfig with all of the following.
+    The probabilities of several models are averaged.
     data: the folder. options: those of EvalConfig, by name (split, tta, batch, ...).
-    callback: is called with a Progress after each batch and with messages.
+    callback: called with a Progress after each batch, and with messages.
 
     Scores are fractions, 0..1: `.miou`, `.classes` (a ClassScore each), `.report`. Under torchrun
-    each process takes a part of the images; the result is the same. Raises DatasetError when the
-    classes of model and folder can't be compared, OptionError for a wrong option.
+    the processes divide the images; the result is the same. Raises DatasetError if the classes of
+    model and folder can't be matched, OptionError for an invalid option.
 
         report = fcnseg.evaluate("nuclei", "photos")
         print(report.miou)
@@ -186,10 +186,10 @@ def evaluate_split(
     callback: Callback = no_callback,
     ranks: Distributed | None = None,
 ) -> tuple[EvalResult, SegmentationDataset]:
-    """Score a model on one split of a folder that was examined; the split's images, too.
+    """Score a model on one split of a checked folder; return the result and the split's dataset.
 
-    config: says the split, the batch, ...; its model and folder are not opened. DatasetError when
-    the classes of model and folder can't be compared.
+    config: the split, batch size etc.; its model and folder are not opened. DatasetError if the
+    classes of model and folder can't be matched.
     """
     began = time.perf_counter()
     ranks = ranks or Distributed.single()
@@ -241,10 +241,10 @@ def write_outputs(
     writers: Mapping[str, Callable[[Path], None]],
     callback: Callback,
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Write what is asked for, by option; the files written, and those that could not be.
+    """Write the requested outputs; return the files written, and those that failed.
 
-    What goes to standard output is no file. Scores took long to compute: a full disk must not lose
-    them.
+    Standard output is not listed. A failed write is only a warning, so that the scores, which took
+    long to compute, are not lost.
     """
     failed = []
     for name, path in outputs.items():
@@ -264,11 +264,11 @@ def write_report(
     dataset: SegmentationDataset,
     callback: Callback = no_callback,
 ) -> None:
-    """Write what a model reached on a dataset as one page; its images are predicted once more."""
+    """Write a model's scores on a dataset as an HTML page; its images are predicted again."""
     gallery = Gallery(dataset.classes, result.scores.tolerance)
     miou = {image.index: [image.report.miou] for image in result.scores.images}
     predict = {"prediction": predict_for_report(segmenter)}
-    sums = segmenter.sums_scores and not result.protocol["tta"]  # of the views no sum is kept
+    sums = segmenter.sums_scores and not result.protocol["tta"]  # TTA averages probabilities
     skips = segmenter.skip_scores if sums else None
     fill(gallery, dataset, predict, for_gallery(result.scores), miou, callback, skips=skips)
     page = eval_page(
@@ -283,7 +283,7 @@ def write_report(
 
 
 def predict_for_report(segmenter: Segmenter) -> Predict:
-    """How a report's images are predicted: as they are scored, with probabilities on request."""
+    """A function that predicts a report's images as they are scored; probabilities on request."""
     several = arrays_of(segmenter)
     return lambda image, probabilities: (
         segmenter.predict([image], probabilities=True)[0] if probabilities else several([image])[0]
@@ -291,7 +291,7 @@ def predict_for_report(segmenter: Segmenter) -> Predict:
 
 
 def _facts(result: EvalResult, segmenter: Segmenter) -> dict[str, str]:
-    """The report's table on the model and on how it was scored."""
+    """The report's table about the model and the evaluation."""
     protocol, count = result.protocol, len(result.scores.images)
     size = sum(file.stat().st_size for file in segmenter.files)
     parts = [f"{number} in {name}" for name, number in result.left_out.items()]
@@ -317,7 +317,7 @@ WRITERS: dict[str, Callable[[EvalResult, Path], None]] = {
     "latex": lambda one, path: write_table(path, latex_table(one.scores, one.protocol)),
     "markdown": lambda one, path: write_table(path, markdown_table(one.scores, one.protocol)),
 }
-"""The options that name a file of text, and what writes it."""
+"""Option of a text output -> the function that writes it."""
 
 
 def check_outputs(
@@ -326,7 +326,7 @@ def check_outputs(
     description: Description,
     models: Sequence[Segmenter],
 ) -> dict[str, Path]:
-    """The files that options name, by option; OptionError where one is read or is a folder."""
+    """The outputs that were given, by option; OptionError if one is an input or a folder."""
     paths = {name: getattr(config, name) for name in names}
     outputs = {name: path for name, path in paths.items() if path is not None}
     if not outputs:

@@ -1,4 +1,4 @@
-"""The command `export`: a model in another format, verified to give the same outputs."""
+"""The command `export`: convert a model to another format and verify its outputs."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, no_callback
 
 COMPARED_ON = 12
-"""Images of --images, and validation images of --data, on which outputs are compared."""
+"""Maximum number of images (--images, or validation images of --data) for the comparison."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written, and the proof.
+    """The exported file and its verification.
 
-    opset: the version of the operators, for ONNX; None for formats without one.
-    parity: how near the file's outputs are to the checkpoint's; None in int8, where they are
-        not meant to be equal and `cost` says by how much they differ.
-    report: the file that says the same, beside it.
+    opset: the ONNX operator set version; None for other formats.
+    parity: the comparison of the file's outputs with the checkpoint's; None for int8, whose
+        outputs differ: `cost` is the loss of accuracy.
+    report: the file beside it with the same comparison.
     """
 
     format: str
@@ -75,11 +75,11 @@ def export(
     callback: Callback = no_callback,
     **options: Any,
 ) -> ExportResult:
-    """Write a checkpoint in another format and compare the two on images of several sizes.
+    """Export a checkpoint and compare both on images of several sizes.
 
     model: what `fcnseg.load` takes, or an ExportConfig. options: those of ExportConfig, by name.
-    The file appears only when its outputs are the same; one in int8 when it is nearly as
-    good on the validation images. Raises CheckpointError, MissingExtra, OptionError.
+    The file is written only if its outputs match; an int8 file only if its scores on the
+    validation images are nearly as good. Raises CheckpointError, MissingExtra, OptionError.
 
         done = fcnseg.export("nuclei", format="onnx", out="nuclei.onnx")
         print(done.path)
@@ -122,7 +122,7 @@ def export(
 
 
 def _check_options(config: ExportConfig) -> None:
-    """OptionError where an option has no effect beside the others."""
+    """OptionError for options that have no effect or can't be combined."""
     if config.layout == "nchw" and (config.format == "web" or config.bundle):
         raise OptionError(
             f"--layout nchw can't be combined with "
@@ -142,7 +142,7 @@ def _check_options(config: ExportConfig) -> None:
 def _export_page(
     config: ExportConfig, model: Path, checkpoint: Checkpoint, callback: Callback
 ) -> ExportResult:
-    """Write the folder of a page: first the file, verified, then what shows it."""
+    """Write the folder of a web page: the verified ONNX file, then the page."""
     if checkpoint.preprocess.bands is not None:
         raise OptionError("A browser's images are RGB; this model takes other bands.")
     if config.size is not None:
@@ -169,18 +169,18 @@ def _export_page(
 
 
 def _renamed(callback: Callback, before: str, after: str) -> Callback:
-    """A callback that hears of the file that is made, not of the temporary one it is made from."""
+    """A callback that replaces the temporary file's name in messages with the final one."""
 
-    def tell(event: Event) -> None:
+    def rename(event: Event) -> None:
         if isinstance(event, Message):
             event = replace(event, text=event.text.replace(before, after))
         callback(event)
 
-    return tell
+    return rename
 
 
 def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> ExportResult:
-    """Write the zip file: the ONNX file, verified, and what explains it."""
+    """Write the zip file: the verified ONNX file, its documentation and examples."""
     if config.format != "onnx":
         raise OptionError(f"--bundle holds an ONNX file; found --format {config.format}.")
     folder = Path() if model.parent == SHIPPED else model.parent
@@ -198,13 +198,13 @@ def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> Exp
         with folder_beside(path) as inside:
             include = tuple(dict.fromkeys((*config.include, "argmax")))
             options = {"out": inside / "model.onnx", "bundle": False, "include": include}
-            told = _renamed(callback, str(inside / "model.onnx"), str(path))
-            result = export(ExportConfig.make({**config.chosen(), **options}), told)
+            renamed = _renamed(callback, str(inside / "model.onnx"), str(path))
+            result = export(ExportConfig.make({**config.chosen(), **options}), renamed)
             _, header = open_exported(result.path, "onnxruntime", device="cpu")
             write_bundle(inside / path.name, result.path, header)
             (inside / path.name).replace(path)
     except OSError as error:
-        if isinstance(error, MediaError):  # of the file that is made, not of a temporary one
+        if isinstance(error, MediaError):  # name the final file, not the temporary one
             text = error.message.replace(str(inside / "model.onnx"), str(path))
             raise MediaError(text, hint=error.hint) from None
         raise cannot_write(path, error) from None
@@ -220,14 +220,14 @@ def _options(config: ExportConfig) -> GraphOptions:
 
 
 def _about(model: Path) -> dict[str, str]:
-    """Which weights a file was made from, and by what."""
+    """The source checkpoint and the version of fcnseg, stored in the file."""
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"source": model.name, "source_sha256": digest, "fcnseg": __version__}
 
 
 def _trial(config: ExportConfig, model: Path, checkpoint: Checkpoint, callback: Callback) -> Trial:
-    """On what the file is compared with the checkpoint: the user's images, or synthetic ones."""
+    """The images for the comparison with the checkpoint: the user's, or synthetic ones."""
     bands = checkpoint.preprocess.bands
     own = Trial(sizes=_sizes(checkpoint), size=config.size, bands=bands)
     if config.data is not None:
@@ -247,7 +247,7 @@ def _trial(config: ExportConfig, model: Path, checkpoint: Checkpoint, callback: 
 
 
 def _target(config: ExportConfig, model: Path) -> Path:
-    """The file to write; OptionError when its name would hide what it is."""
+    """The file to write; OptionError if its suffix is not that of the format."""
     suffix = FORMATS[config.format].suffix
     stem = model.stem if config.precision == "f32" else f"{model.stem}.{config.precision}"
     if config.out is None:
@@ -264,7 +264,7 @@ def _target(config: ExportConfig, model: Path) -> Path:
 
 
 def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
-    """OptionError when what is read, or a file that is no export of ours, would be replaced."""
+    """OptionError if an input, or a file not written by export, would be overwritten."""
     beside = [path.with_suffix(suffix) for suffix in FORMATS[config.format].beside]
     outputs = [("--out", file) for file in (path, *beside)]
     data = [] if config.data is None else [("--data", config.data)]
@@ -282,9 +282,9 @@ def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
 
 
 def _refuse_other_file(path: Path, is_ours: Callable[[Path], bool]) -> None:
-    """OptionError where the file is there already and no export of ours; an empty one is nobody's.
+    """OptionError for an existing, non-empty file that was not written by export.
 
-    Devices and pipes are let through.
+    Devices and pipes are accepted.
     """
     if not path.is_file() or not path.stat().st_size:
         return
@@ -298,7 +298,7 @@ def _refuse_other_file(path: Path, is_ours: Callable[[Path], bool]) -> None:
 
 
 def _sizes(checkpoint: Checkpoint) -> tuple[tuple[int, int], ...]:
-    """Where outputs are compared: our sizes, and the one the network was trained for."""
+    """Image sizes for the comparison: SIZES, and the crop size of the training."""
     crop = checkpoint.extra.get("crop")
     own = [(int(crop[0]), int(crop[1]))] if crop else []
     return tuple(dict.fromkeys([*SIZES, *own]))

@@ -1,10 +1,10 @@
-"""The command `infer`: frames of any source through a network into files, a video, a window.
+"""The command `infer`: segment the frames of any source; write files, a video or to a window.
 
-Three steps: `make_plan` decides what is read, what is written and what is done already, and
-refuses what can't be; `run_shard` runs the network on this process's frames and writes the files
-that are a frame's own; `join` makes what is one file of all frames (a video, COCO, class
-proportions) where several processes, or an earlier run, have each kept their labels. Whatever
-way a job is divided or resumed, its files are those that one process writes at once.
+Three steps: `make_plan` determines the inputs, the outputs and what is done already, and refuses
+invalid combinations; `run_shard` runs the network on this process's frames and writes the files
+of single frames; `join` writes the files that combine all frames (a video, COCO, class
+proportions) from saved labels, if several processes or an earlier run have written parts. The
+result of a divided or resumed job is the same as that of one process.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from fcnseg.io.sources.live import Connect
 from fcnseg.progress import Callback, Event, Message, no_callback, skipped_files
 
 UNREADABLE = "could not be read before, and not changed since"
-"""Why --skip-done skips a file that an earlier run has tried."""
+"""Why --skip-done skips a file on which an earlier run failed."""
 
 
 def infer(
@@ -60,11 +60,11 @@ def infer(
     """Segment images, folders, videos or a camera.
 
     sources: a file, folder, glob or address, several of them, or an InferConfig. options: those of
-    InferConfig, by name. segmenter: instead of the model that they name; connect: opens cameras
+    InferConfig, by name. segmenter: used instead of the options' model; connect: opens cameras
     and streams.
-    Under torchrun each process takes a part of the frames, and all return the result of the job.
-    Raises MediaError, OptionError, CheckpointError; Interrupted on Ctrl-C, when what was done
-    is finished and playable.
+    Under torchrun the processes divide the frames, and all return the result of the job.
+    Raises MediaError, OptionError, CheckpointError; Interrupted on Ctrl-C, with the files written
+    until then complete and playable.
 
         done = fcnseg.infer("photos/images/val", model="nuclei", out="segmented")
         print(done.frames_out, done.outputs)
@@ -95,14 +95,14 @@ def infer(
 
 
 def run_shard(plan: InferPlan) -> list[InferResult]:
-    """Run the network on this process's frames of each part: what came of each."""
+    """Run the network on this process's frames of each part; return the result of each."""
     if done := sum(part.finished > 0 for part in plan.parts):
         plan.job.callback(_done_already(done, "video"))
     return [_run_part(plan, part, index) for index, part in enumerate(plan.parts)]
 
 
 def join(plan: InferPlan, shards: Sequence[tuple[list[InferResult], list[Message]]]) -> InferResult:
-    """The result of all processes; what is one file of all frames is made."""
+    """Combine the results of all processes; write the files that combine all frames."""
     for message in (message for _, messages in shards for message in messages):
         plan.job.callback(message)
     by_part = list(zip(*(results for results, _ in shards), strict=True))
@@ -122,7 +122,7 @@ def join(plan: InferPlan, shards: Sequence[tuple[list[InferResult], list[Message
 
 
 def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
-    """Run the network on this process's frames of one source."""
+    """Run the network on this process's frames of one part."""
     job, empty = plan.job, InferResult(0, 0, (), (), 0.0, 0.0)
     if part.finished and not part.each.save:
         return replace(empty, skipped=part.finished if job.distributed.main else 0)
@@ -150,7 +150,7 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
 
 
 def _opened(plan: InferPlan, part: Part) -> Source:
-    """The source of a part, at what is not done yet."""
+    """Open the source of a part, without frames that are done already."""
     job = plan.job
     source = part.opened or job.open(part.spec, part.name)
     source.bands = bands_of(plan.predictor)
@@ -169,7 +169,7 @@ def _done_already(count: int, what: str) -> Message:
 
 
 def _predicted(plan: InferPlan, part: Part, index: int, source: Source) -> InferResult:
-    """Run the network on a source's frames, into the part's outputs."""
+    """Run the network on a source's frames and write the part's outputs."""
     job, config = plan.job, plan.job.config
     predict = FramePredictor(
         plan.predictor,
@@ -203,7 +203,7 @@ def _predicted(plan: InferPlan, part: Part, index: int, source: Source) -> Infer
 
 
 def _with_combined(plan: InferPlan, index: int, result: InferResult) -> InferResult:
-    """Make what is one file of all frames of the labels that were kept."""
+    """Write the files that combine all frames, from the saved labels."""
     part, job = plan.parts[index], plan.job
     folder, alone = part.labels.path, Distributed.single()
     source = job.open(part.spec, part.name, alone)
@@ -220,7 +220,7 @@ def _with_combined(plan: InferPlan, index: int, result: InferResult) -> InferRes
         )
         combined = run.result([functools.partial(_combined_sinks, plan, index, source)])
     folder.remove_tree() if isinstance(folder, NonLocalPath) else shutil.rmtree(folder)
-    for parent in folder.parents:  # what is empty now; the others hold something else
+    for parent in folder.parents:  # remove parents that are empty now
         if not parent.is_relative_to(part.combined.path.parent):
             break
         with contextlib.suppress(OSError):
@@ -230,13 +230,13 @@ def _with_combined(plan: InferPlan, index: int, result: InferResult) -> InferRes
 
 
 def _saved_labels(folder: Path, frames: Sequence[Frame]) -> list[PredictedArrays]:
-    """The labels that were written before, FOLDER/NAME.png; MediaError where there are none."""
+    """Read saved labels, FOLDER/NAME.png; MediaError if a file is missing."""
     files = (folder / shortened(frame.name, ".png") for frame in frames)
     return [PredictedArrays(read_raw_labels(file).values.astype(np.uint8)) for file in files]
 
 
 def _sinks(plan: InferPlan, target: Target, source: Source, manifest: Manifest) -> list[Sink]:
-    """The sinks that write what is planned."""
+    """The sinks for a target's outputs."""
     renderer = plan.renderer
     if target.shape == "pipe":
         container = plan.job.config.format or "yuv4mpegpipe"
@@ -279,7 +279,7 @@ def _sinks(plan: InferPlan, target: Target, source: Source, manifest: Manifest) 
 
 
 def _combined_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:
-    """What is one file of all frames."""
+    """The sinks for files that combine all frames."""
     part, path = plan.parts[index], plan.job.config.shares
     sinks = _sinks(plan, part.combined, source, part.done)
     if path is None:
@@ -288,7 +288,7 @@ def _combined_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:
 
 
 def _keep_warning(warnings: list[Message], event: Event) -> None:
-    """The callback of a process that is not the main one, which prints them for all."""
+    """Collect warnings in a process other than the main one, which prints them."""
     if isinstance(event, Message) and event.level == "warning":
         warnings.append(event)
 

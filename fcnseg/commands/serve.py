@@ -24,7 +24,7 @@ LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
 @dataclass(frozen=True)
 class ServeResult:
-    """What a server did until it was stopped: responses by HTTP status."""
+    """Number of responses that a server sent, by HTTP status."""
 
     requests: dict[str, int]
 
@@ -34,7 +34,7 @@ class ServeResult:
 
 
 def serve(config: ServeConfig, callback: Callback = no_callback) -> ServeResult:
-    """Serve models over HTTP until a signal stops it; accepted requests are completed first.
+    """Serve models over HTTP until interrupted; accepted requests are completed first.
 
     Raises OptionError for an address that others can reach without a token, CheckpointError,
     MissingExtra.
@@ -79,7 +79,7 @@ def serve(config: ServeConfig, callback: Callback = no_callback) -> ServeResult:
 
 
 def load_models(config: ServeConfig, callback: Callback) -> dict[str, Segmenter]:
-    """The models by name: NAME=MODEL, or what its file or folder is called."""
+    """The models by name: of NAME=MODEL, else of its file or folder."""
     found: dict[str, Segmenter] = {}
     for given in config.model or ("",):
         name, model = _named(given)
@@ -94,7 +94,7 @@ def load_models(config: ServeConfig, callback: Callback) -> dict[str, Segmenter]
 
 
 def _named(given: str) -> tuple[str, str]:
-    """NAME=MODEL in two; a path that holds an = is a path."""
+    """Split NAME=MODEL; an existing path that contains "=" is a path."""
     name, separator, model = given.partition("=")
     if separator and re.fullmatch(r"[\w.-]+", name) and not Path(given).exists():
         return name, model
@@ -102,7 +102,7 @@ def _named(given: str) -> tuple[str, str]:
 
 
 def _name_of(model: str, path: Path | None) -> str:
-    """What a model is called in addresses: a run by its folder, a file by its stem."""
+    """A model's name in URLs: the folder of a run, the stem of another file."""
     if path is None:
         return "model"
     named = Path(model).name if model and Path(model).is_dir() else path.stem

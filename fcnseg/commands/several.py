@@ -1,4 +1,4 @@
-"""What a training returns; and several in one command, one after the other."""
+"""The result of a training; several trainings by one command (--seeds, --folds)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrainResult:
     """A finished training.
 
     run: its folder. best, last: the checkpoints. miou: the best on the validation images.
-    epochs: how many were trained. seconds: training time, before and after --resume.
+    epochs: number of epochs trained. seconds: training time, including that before --resume.
     history: a row for each epoch, as in results.csv.
     """
 
@@ -42,7 +42,7 @@ class TrainResult:
 
     @classmethod
     def of(cls, run: RunFolder, state: TrainState) -> TrainResult:
-        """Of a run folder and how far it has come."""
+        """The result of a run from its folder and training state."""
         return cls(
             run=run.folder,
             best=run.best,
@@ -55,11 +55,11 @@ class TrainResult:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The scores of the best checkpoint, as `fcnseg eval --json` has them."""
+        """The scores of the best checkpoint, in the form of `fcnseg eval --json`."""
         return dict(Checkpoint.load(self.best).report)
 
     def _repr_html_(self) -> str:
-        """For notebooks: what was reached, where it is, and the curve of the mIoU."""
+        """For notebooks: the best mIoU, the checkpoints, and the curve of the mIoU."""
         html = notebook.facts(
             "Training",
             {
@@ -80,7 +80,7 @@ class TrainResult:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, without the history, which results.csv has."""
+        """Plain data without the history, which is in results.csv."""
         values = ((name, value) for name, value in vars(self).items() if name != "history")
         return {name: str(value) if isinstance(value, Path) else value for name, value in values}
 
@@ -89,8 +89,8 @@ class TrainResult:
 class SeveralResult(TrainResult):
     """Several finished trainings.
 
-    run: the folder of their run folders. runs: each of them. miou: the mean of theirs. best, last,
-    epochs: those of the run with the highest mIoU. seconds: of all. summary: as in report.json.
+    run: the folder that contains their run folders. runs: their results. miou: the mean. best,
+    last, epochs: of the run with the highest mIoU. seconds: total. summary: as in report.json.
     """
 
     runs: tuple[TrainResult, ...] = ()
@@ -98,16 +98,16 @@ class SeveralResult(TrainResult):
 
     @property
     def report(self) -> dict[str, Any]:
-        """Mean and spread of the scores, and those of each run."""
+        """Mean and spread of the scores, and the scores of each run."""
         return dict(self.summary)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, as report.json has it, and where everything is."""
+        """The data of report.json, with the folder and the training time."""
         return {**self.summary, "run": str(self.run), "seconds": self.seconds}
 
 
 TrainOne = Callable[..., TrainResult]
-"""`train`: begins the run of a config, or resumes that of a folder."""
+"""The function `train`: starts a run from a config, or resumes the run in a folder."""
 
 
 def train_several(
@@ -115,8 +115,8 @@ def train_several(
 ) -> SeveralResult:
     """Train all runs of a folder that are not finished yet.
 
-    again: options that differ from those that they were begun with, as --resume allows it.
-    Interrupted names the command that resumes all.
+    again: options changed since the runs started, where --resume allows it. Interrupted names
+    the command that resumes all.
     """
     longer = bool(again.keys() & set(RISING))
     scores = {} if longer else several.reported()
@@ -140,7 +140,7 @@ def train_several(
                 result = train_one(options, callback)
             results.append(result)
             scores[name] = scores_of(name, run.folder, result.report)
-            if run.dataset.is_file():  # of a fold
+            if run.dataset.is_file():  # a fold of --folds
                 validated = read_declared(run.dataset).splits.get("val", ())
                 scores[name]["validated_on"] = list(validated)
             several.write_report([scores[each] for each in names if each in scores])
@@ -161,7 +161,7 @@ def train_several(
 
 
 def _write_page(several: Several, summary: Mapping[str, Any], callback: Callback) -> None:
-    """report.html; where it can't be written, the trainings stand anyway."""
+    """Write report.html; only warn if that fails."""
     try:
         page = several_page(str(several.folder), summary)
         write_bytes(RunFolder(several.folder).report, to_bytes(page))
@@ -170,7 +170,7 @@ def _write_page(several: Several, summary: Mapping[str, Any], callback: Callback
 
 
 def open_several(config: TrainConfig) -> Several:
-    """A new folder for several runs; OptionError where it lies over the data."""
+    """Create the folder for several runs; OptionError if it overlaps the data."""
     data = config.data
     if config.out is not None:
         folders = (("the dataset", data), ("--unlabeled", config.unlabeled))
@@ -178,7 +178,7 @@ def open_several(config: TrainConfig) -> Several:
         refuse_overwriting([("--out", config.out)], inputs)
     resolved: dict[str, Any] = {"data": data and data.resolve(), "resume": False, "like": None}
     resolved |= {"unlabeled": config.unlabeled and config.unlabeled.resolve()}
-    for name in ("finetune", "backbone_weights"):  # a path, or a word
+    for name in ("finetune", "backbone_weights"):  # a path or a name
         path = Path(getattr(config, name) or "")
         resolved |= {name: str(path.resolve())} if path.name and path.exists() else {}
     run = new_run(config.out)
@@ -188,7 +188,7 @@ def open_several(config: TrainConfig) -> Several:
 
 
 def resumed_several(several: Several, asked: Mapping[str, Any]) -> tuple[Several, dict[str, Any]]:
-    """The same with options that may change, and these; OptionError for others."""
+    """The runs with changed options, and these; OptionError for options that can't change."""
     run = RunFolder(several.folder)
     config = continued(several.config, asked, run)
     run.write_config(config)
@@ -198,7 +198,7 @@ def resumed_several(several: Several, asked: Mapping[str, Any]) -> tuple[Several
 
 @contextlib.contextmanager
 def _resumable(several: Several) -> Iterator[None]:
-    """Interruptions name the command that resumes all; nothing stays where none has begun."""
+    """Make Interrupted name the command that resumes all; remove the folder if no run has begun."""
     try:
         yield
     except BaseException as error:

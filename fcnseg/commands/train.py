@@ -1,4 +1,4 @@
-"""The command `train`: a folder in, a run folder out."""
+"""The command `train`: train a network on a dataset folder, write a run folder."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def train(
     """Train on a dataset folder, or resume an interrupted run (resume=True).
 
     data: the folder, or a TrainConfig. options: those of TrainConfig, by name.
-    callback: is called with a Progress at each step and an EpochEnd after each epoch; what
-    is to be said in words goes to `logging` ("fcnseg"). seeds, folds: it is a SeveralResult.
+    callback: called with a Progress at each step and an EpochEnd after each epoch; messages go to
+    `logging` ("fcnseg"). With seeds or folds the result is a SeveralResult.
 
-    The folder is checked first: its errors raise DatasetError, its warnings are logged. Ctrl-C
-    or SIGTERM finish the step, save everything and raise Interrupted. Under torchrun several
-    processes share each batch; a job that torchrun starts again resumes by itself. Random
-    state and torch's settings are afterwards as they were.
+    The folder is checked first: errors raise DatasetError, warnings are logged. Ctrl-C or SIGTERM
+    finish the step, save everything and raise Interrupted. Under torchrun the processes divide
+    each batch; a job that torchrun restarts resumes automatically. The random state and torch's
+    settings are restored at the end.
 
         result = fcnseg.train("photos", epochs=40, lr=1e-3)
         print(result.best, result.miou)
@@ -102,7 +102,7 @@ def train(
     if (data := config.data) is not None and isinstance(as_path(data), NonLocalPath):
         config = dataclasses.replace(config, data=ranks.run_on_main(lambda: copied(data, callback)))
     asked = {name: getattr(config, name) for name in given}
-    parse_loss(config.loss)  # a typo is told before the folder is read
+    parse_loss(config.loss)  # report a typo before the folder is read
     run = _run_to_resume(config, ranks)
     found = several_in(run.folder) if run else None
     if found or is_several(config):
@@ -133,7 +133,7 @@ def _train_all(
     ranks: Distributed,
     callback: Callback,
 ) -> TrainResult:
-    """Several trainings, one after the other. found: those that are resumed."""
+    """Train several runs, one after the other. found: runs to resume."""
     if ranks.size > 1:
         raise OptionError(
             f"--seeds and --folds are trained one after the other; torchrun started {ranks.size} "
@@ -148,7 +148,7 @@ def _train_all(
 
 
 def _write_report(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
-    """report.html of the best checkpoint; where that can't be made, the training stands anyway."""
+    """Write report.html for the best checkpoint; only warn if that fails."""
 
     def progress(event: Event) -> None:
         if isinstance(event, Progress):
@@ -168,7 +168,7 @@ def _write_report(setup: TrainSetup, run: RunFolder, callback: Callback) -> None
 
 
 def _run_to_resume(config: TrainConfig, ranks: Distributed) -> RunFolder | None:
-    """The run that is resumed, the same for all ranks; None for a new one."""
+    """The run to resume, the same for all ranks; None for a new run."""
     run = None
     if ranks.main and config.resume:
         run = find_run(config)
@@ -180,7 +180,7 @@ def _run_to_resume(config: TrainConfig, ranks: Distributed) -> RunFolder | None:
 def _begin(
     config: TrainConfig, ranks: Distributed, callback: Callback, began: float, stack: ExitStack
 ) -> tuple[TrainSetup, Trainer]:
-    """Everything up to the first step of a new run. stack: holds its folder."""
+    """Prepare a new run up to its first step. stack: holds the lock of its folder."""
     _refuse_no_data(config)
     assert config.data is not None
     refuse_taken(config.out)
@@ -198,7 +198,7 @@ def _begin(
         preflight(setup.network, setup.config, first, partial(make_step, alone), callback)
     step = make_step(setup)
     run = ranks.broadcast(new_run(config.out) if ranks.main else None)  # every check has passed
-    assert run is not None, "the main process has made one"
+    assert run is not None, "the main process has created one"
     if ranks.main:
         stack.enter_context(held(run))
     state = TrainState(images=len(data), micro_batches=config.accumulate)
@@ -221,9 +221,9 @@ def _refuse_no_data(config: TrainConfig) -> None:
 def _discarded_unless_begun(
     run: RunFolder, ranks: Distributed, state: TrainState | None = None
 ) -> Iterator[None]:
-    """No folder stays of a run that fails before there is anything to resume.
+    """Remove the folder of a run that fails before there is anything to resume.
 
-    state: of a new run, which is nothing to resume either when its first step failed.
+    state: given for a new run, whose folder is also removed if its first step fails.
     """
     try:
         yield
@@ -235,7 +235,7 @@ def _discarded_unless_begun(
 
 
 def _estimate(setup: TrainSetup, images: int, callback: Callback) -> None:
-    """Say how long this takes on a processor, as `check` does."""
+    """Report the estimated training time on a CPU, as `check` does."""
     if setup.ranks.device.type == "cpu" and not setup.config.minutes:
         val = [setup.crop] * setup.checked.splits.get("val", 0)
         seconds = training_seconds(setup.crop, setup.config.epochs, images, val)
@@ -250,7 +250,7 @@ def _resume(
     began: float,
     stack: ExitStack,
 ) -> tuple[TrainSetup, Trainer]:
-    """Everything up to the next step of a run. stack: holds its folder."""
+    """Prepare a run to resume, up to its next step. stack: holds the lock of its folder."""
     if ranks.main:
         stack.enter_context(held(run))
     if asked.get("sanity"):
@@ -283,14 +283,14 @@ def _resume(
             f"{len(data)}.",
             hint="a changed dataset needs a new run; --finetune starts it from this one's weights",
         )
-    callback(Message(_where(run, state, sampler, config)))
+    callback(Message(_resume_message(run, state, sampler, config)))
     step = make_step(setup)
     step.restore(tensors)
     return setup, make_trainer(setup, run, state, step, data, sampler, callback, began)
 
 
 def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> None:
-    """OptionError where the run would lie over what it reads."""
+    """OptionError where the run would overwrite its inputs."""
     if config.out is None:
         return
     refuse_file("--out", config.out)
@@ -305,9 +305,9 @@ def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> Non
 
 
 def _checked(config: TrainConfig, data: Path, callback: Callback) -> CheckResult:
-    """The folder, examined: DatasetError for what makes a training useless.
+    """Check the dataset folder and log its warnings; DatasetError for its errors.
 
-    Classes that the folder gives no colors have the palette's.
+    Classes without colors in the dataset get those of the palette.
     """
     fold = None
     if config.folds and config.fold is not None:
@@ -322,7 +322,9 @@ def _checked(config: TrainConfig, data: Path, callback: Callback) -> CheckResult
     return dataclasses.replace(checked, description=description)
 
 
-def _where(run: RunFolder, state: TrainState, sampler: BatchSampler, config: TrainConfig) -> str:
+def _resume_message(
+    run: RunFolder, state: TrainState, sampler: BatchSampler, config: TrainConfig
+) -> str:
     if config.minutes:
         if state.ended_at >= 60 * config.minutes:
             return (

@@ -35,16 +35,16 @@ from fcnseg.viz.sources import Input, collected, inputs_of, labelled_inputs
 if TYPE_CHECKING:
     from fcnseg.viz.imagenet import ImageNetHeatmaps
 
-_FPS = Fraction(25)  # of a video made from a camera that does not say its own
+_FPS = Fraction(25)  # of the output if the source states no frame rate
 
 
 @dataclass(frozen=True)
 class ViewResult:
-    """What was drawn.
+    """The outputs of viz.
 
-    out: the folder, None with --term and --show; outputs: the files, in the order they were made.
-    frames: images or video frames looked at.
-    failed: (name, why) of those that could not be read.
+    out: the folder, None with --term and --show; outputs: the files, in order of creation.
+    frames: number of images or video frames drawn.
+    failed: (name, reason) of inputs that could not be read.
     """
 
     out: Path | None
@@ -72,8 +72,8 @@ def view(
     """Draw heatmaps of every frame of a source.
 
     sources: a file, folder, glob or address, several of them, or a VizConfig. options: those of
-    VizConfig, by name. Interrupted on Ctrl-C: the files finished by then are complete, videos
-    included. MediaError, OptionError, CheckpointError.
+        VizConfig, by name. Ctrl-C raises Interrupted; files and videos written before are complete.
+    Raises MediaError, OptionError, CheckpointError.
 
         fcnseg.view("photos/images/val", model="nuclei", out="heatmaps")
     """
@@ -108,17 +108,17 @@ def view(
 
 
 _Drawn = Iterator[list[Path]]
-"""For each frame that was drawn, the files that were begun."""
+"""Yields the new files of each frame."""
 
 _Refuse = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A way of drawing.
+    """A drawing mode and its inputs.
 
     out: the folder, None without files. draw: takes a source and its name. ended: whether the user
-    wants no more sources.
+    has closed the window.
     """
 
     out: Path | None
@@ -128,7 +128,7 @@ class _Job:
 
 
 def _job(config: VizConfig, callback: Callback) -> _Job:
-    """The way that the options ask for."""
+    """The drawing mode that the options select."""
     if config.classify:
         return _classifier(config, callback)
     if config.show_what:
@@ -140,7 +140,7 @@ def _job(config: VizConfig, callback: Callback) -> _Job:
 
 
 def _heatmaps(config: VizConfig, callback: Callback) -> _Job:
-    """A folder of heatmaps for each image, a video of each heatmap for a video."""
+    """Heatmaps: a folder for each image; for a video, a video of each heatmap."""
     segmenter = _load(config, callback)
     figures = HeatmapFigures.of(segmenter, config)
     out, refuse = _folder(config, segmenter.files)
@@ -158,7 +158,7 @@ def _heatmaps(config: VizConfig, callback: Callback) -> _Job:
 
 
 def _previews(config: VizConfig, callback: Callback) -> _Job:
-    """The overlay of each frame as a Preview; no files."""
+    """--term: the overlay of each frame as a Preview event; no files."""
     config.refuse(("out", "rungs", "theme"), "with --term")
     segmenter = _load(config, callback)
     figures = HeatmapFigures.of(segmenter, config)
@@ -175,7 +175,7 @@ def _previews(config: VizConfig, callback: Callback) -> _Job:
 
 
 def _window(config: VizConfig, callback: Callback) -> _Job:
-    """Frames in a window with keys; files of what the user saves."""
+    """--show: an interactive window; writes files that the user saves."""
     config.refuse(("rungs", "term"), "with --show")
     window = Window()
     segmenter = _load(config, callback)
@@ -186,7 +186,7 @@ def _window(config: VizConfig, callback: Callback) -> _Job:
 
 
 def _shown(config: VizConfig, callback: Callback) -> _Job:
-    """One figure of what --show-what names for each image, or a file for each."""
+    """--show-what: one figure of the named panels for each image, or a file for each panel."""
     config.refuse(("rungs", "fps", "term", "show"), "with --show-what")
     refuse_unused(config)
     if "partial-sums" in config.show_what and not config.beside:
@@ -205,12 +205,12 @@ def _shown(config: VizConfig, callback: Callback) -> _Job:
     inputs = labelled_inputs(config, NEED_LABELS & set(figures.wanted), segmenter, callback)
 
     def draw(source: Source, _: str) -> _Drawn:
-        def tell(event: Event) -> None:
-            if source.stopped:  # a slow figure is not waited for
+        def report(event: Event) -> None:
+            if source.stopped:  # interrupt a slow figure
                 raise KeyboardInterrupt
             callback(event)
 
-        return _write_images(replace(figures, callback=tell), source, out, callback, refuse)
+        return _write_images(replace(figures, callback=report), source, out, callback, refuse)
 
     return _Job(out, inputs, draw)
 
@@ -234,7 +234,7 @@ def _load(config: VizConfig, callback: Callback) -> Segmenter:
 
 
 def _classifier(config: VizConfig, callback: Callback) -> _Job:
-    """What an ImageNet classifier sees in images, where no network was trained."""
+    """--classify: heatmaps of an ImageNet classifier, without training."""
     if config.fps is not None:
         raise OptionError("--fps is for videos; --classify looks at images.")
     ours = ("show_what", "separate", "labels", "split", "format", "beside", "at", "term", "show")
@@ -269,7 +269,7 @@ def _classifier(config: VizConfig, callback: Callback) -> _Job:
 
 
 def _folder(config: VizConfig, models: Sequence[Path]) -> tuple[Path, _Refuse]:
-    """Where pages go, and `refuse_taken` of it; OptionError when they are read from there."""
+    """The output folder and its `refuse_taken`; OptionError if it contains inputs."""
     out = config.out or next_free(Path("runs"), "viz")
     if config.out is not None:
         refuse_sources([("--out", out)], config.source, kept=model_files(models))
@@ -290,7 +290,7 @@ def _write_images(
     callback: Callback,
     refuse: _Refuse,
 ) -> _Drawn:
-    """A folder of pages for every image. refuse: of `refuse_taken`."""
+    """Write a folder of figures for each image. refuse: from `refuse_taken`."""
     for done, frame in enumerate(source, 1):
         folder = out / shortened(frame.name)
         files: list[Path] = []
@@ -310,7 +310,7 @@ def _write_images(
 def _write_videos(
     figures: HeatmapFigures, source: Source, out: Path, callback: Callback, refuse: _Refuse
 ) -> _Drawn:
-    """One video a page; a video is finished and playable on Ctrl-C too."""
+    """Write a video for each figure; on Ctrl-C they are closed properly and playable."""
     writers: dict[str, VideoWriter] = {}
     with ExitStack() as stack:
         for done, frame in enumerate(source, 1):

@@ -15,9 +15,9 @@ from fcnseg.errors import OptionError
 from fcnseg.io.warp import (
     crop_grid,
     mix_channels,
+    rotated,
     sample_image,
     sample_labels,
-    turned,
     vary_levels,
 )
 
@@ -97,7 +97,7 @@ class Augment:
         mirrored = rng.random() < self.flip
         grid = crop_grid(scale, (y, x), flip_width=self.crop[1] if mirrored else None)
         if self.rotate > 0:
-            grid = turned(grid, self.crop, math.radians(rng.uniform(-self.rotate, self.rotate)))
+            grid = rotated(grid, self.crop, math.radians(rng.uniform(-self.rotate, self.rotate)))
         image = sample_image(image, grid, self.crop, fill)
         labels = sample_labels(labels, grid, self.crop, IGNORE)
         if self.color > 0 and not rgb:

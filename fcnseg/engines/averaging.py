@@ -13,7 +13,7 @@ from fcnseg.engines.base import Engine, Floats, Images, Labels, argmax_labels, a
 from fcnseg.errors import OptionError
 from fcnseg.io.images import resize_image
 from fcnseg.io.sources.base import MOVING
-from fcnseg.io.warp import Tracker, look_up
+from fcnseg.io.warp import Tracker, warp_labels
 from fcnseg.models.spec import Preprocess
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class SmoothedEngine(Engine):
         """Count the pixels whose label has changed, raw and smoothed, of those followed."""
         assert self._before is not None, "there is an average, so there are labels"
         for index, (label, before) in enumerate(zip(now, self._before, strict=True)):
-            changed = (label != look_up(before, places)) & followed
+            changed = (label != warp_labels(before, places)) & followed
             self._changed[index] += int(np.count_nonzero(changed))
         self._followed += int(np.count_nonzero(followed))
         self._before = now

@@ -1,4 +1,4 @@
-"""The OpenCV layer: cv2 is imported here only. Images, videos, cameras; BGR exists nowhere else."""
+"""Images, videos and cameras; the only package that imports cv2 and handles BGR."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from fcnseg.progress import environment
 with environment(OPENCV_LOG_LEVEL="OFF", OPENCV_FFMPEG_LOGLEVEL="-8"):
     try:
         import cv2 as cv2
-    except ImportError as error:  # the wheel needs libGL and glib of the system
+    except ImportError as error:  # the wheel needs the system's libGL and glib
         raise FcnsegError(
             f"OpenCV can't be loaded: {error}.",
             hint="pip install opencv-python; on a bare Linux also: "
             "apt-get install libgl1 libglib2.0-0",
         ) from error
-    # For programs that loaded it before us. OpenCV 5 has the function elsewhere than 4.
+    # The program may have loaded cv2 before. OpenCV 5 has moved this function.
     _levels = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2
     _levels.setLogLevel(0)
-    cv2.VideoCapture("", cv2.CAP_FFMPEG)  # FFmpeg's switch is read when it is first used
-    # Where the wheel's Qt finds its parts, which is read when the first window opens; it would
-    # complain of a folder of fonts that the wheel lacks, five times.
+    cv2.VideoCapture("", cv2.CAP_FFMPEG)  # FFmpeg's log level is read on first use
+    # Paths of the wheel's Qt, which are read when the first window opens. Without the rule it
+    # warns five times of a folder of fonts that the wheel lacks.
     _of_windows = {name: value for name, value in os.environ.items() if name.startswith("QT_")}
     _of_windows["QT_LOGGING_RULES"] = "*.warning=false"
 
@@ -38,7 +38,7 @@ _threads_at_fork = 0
 
 
 def _end_threads() -> None:
-    """End OpenCV's threads: one that held a lock while the process forked blocks the child."""
+    """End OpenCV's threads before a fork: a lock held by one would block the child."""
     global _threads_at_fork
     _threads_at_fork = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -57,8 +57,8 @@ if hasattr(os, "register_at_fork"):
 class Net:
     """An ONNX graph from uint8 "images" (N, H, W, 3) to float32 "logits" (N, K, H, W).
 
-    model: the file itself; where weights lie in others beside it, its name.
-    OptionError when this OpenCV can't run it: sizes that are free need version 5.
+    model: the file's bytes, or its name if its weights are in separate files.
+    OptionError when this OpenCV can't run it: dynamic sizes need version 5.
     """
 
     def __init__(self, model: bytes | str) -> None:
@@ -100,9 +100,9 @@ _ENDING_KEYS = frozenset({ord("q"), ord("Q"), 27})
 
 
 class Window:
-    """A window that shows images until q, Esc or its own cross.
+    """A window that shows images until q, Esc or its close button is pressed.
 
-    shown: whether there is an image in it. ended: whether the user has closed it.
+    shown: whether an image has been shown. ended: whether the user has closed it.
     OptionError when there is no display.
     """
 
@@ -112,7 +112,7 @@ class Window:
         self.shown = self.ended = False
 
     def show(self, image: NDArray[np.uint8], text: str = "") -> str:
-        """Show an image uint8 (H, W, 3) RGB with a line of text over it; the key of `listen`."""
+        """Show an image uint8 (H, W, 3) RGB with a line of text; return the key of `listen`."""
         image = np.ascontiguousarray(image[:, :, ::-1])
         for color, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
             cv2.putText(
@@ -124,7 +124,7 @@ class Window:
         return self.listen(1)
 
     def listen(self, milliseconds: int) -> str:
-        """Wait for a key: its character, "" for none. q, Esc and the window's cross end it."""
+        """Wait for a key; return its character, or "". q, Esc and the close button set `ended`."""
         code = cv2.waitKey(milliseconds)
         closed = cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) < 1
         self.ended = self.ended or code & 0xFF in _ENDING_KEYS or closed
@@ -142,13 +142,13 @@ def has_pyav() -> bool:
 
 
 def use_one_thread() -> None:
-    """Keep OpenCV to the calling thread: for workers that are many themselves."""
+    """Run OpenCV in the calling thread only, for worker processes."""
     cv2.setNumThreads(0)
 
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Within it OpenCV uses the calling thread alone: for callers that have many."""
+    """Run OpenCV in the calling thread only within the block, for multithreaded callers."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:

@@ -1,4 +1,4 @@
-"""An image file looked at once, for what a dataset wants to know of thousands of them."""
+"""Properties of an image file, computed in one pass, for checks of datasets."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from fcnseg.io.images import (
 THUMBNAIL = 8
 """Height and width of a thumbnail, in pixels."""
 
-_HASHED = 32  # the side of the image whose low frequencies make the fingerprint
+_HASHED = 32  # side of the image for the perceptual hash
 
-_SAMPLED = 200_000  # pixels that are enough for a mean and a spread
+_SAMPLED = 200_000  # pixels used for mean and standard deviation
 
 _REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION,
@@ -37,16 +37,16 @@ _REDUCED = {
 
 @dataclass(frozen=True, slots=True)
 class ImageSummary:
-    """What one look at an image file says.
+    """Properties of an image file.
 
-    size: (height, width), upright. orientation: EXIF's, 1..8 (5 and more: stored lying).
-    bits: 8, or 16 (cut to 8 when read). alpha: whether some of it is transparent.
-    digest: 64 bits made of the file's length and checksum: equal for copies.
-    fingerprint: 64 bits of the image's coarse shape: few bits differ for similar images.
-    thumbnail: THUMBNAIL x THUMBNAIL grey bytes, as hexadecimal text.
-    mean, spread: of red, green and blue in 0..1, the spread being the standard deviation;
-        () when they were not asked for.
-    layout: bands and type of what is stored ("5 uint16"), see fcnseg.io.bands.files.layout_of.
+    size: (height, width), upright. orientation: EXIF's, 1..8 (5 and more: rotated by 90 degrees).
+    bits: 8, or 16 (reduced to 8 when read). alpha: whether any pixel is transparent.
+    digest: 64 bits from the file's length and checksum, equal for copies.
+    fingerprint: 64-bit perceptual hash; few bits differ for similar images.
+    thumbnail: THUMBNAIL x THUMBNAIL gray bytes, as hexadecimal text.
+    mean, spread: mean and standard deviation of red, green and blue in 0..1; () when not
+        requested.
+    layout: number of bands and type as stored ("5 uint16"), see fcnseg.io.bands.files.layout_of.
     """
 
     size: tuple[int, int]
@@ -64,11 +64,11 @@ class ImageSummary:
 def summarize_image(
     path: str | Path, *, data: bytes | None = None, colors: bool = True
 ) -> ImageSummary:
-    """Look at an image file; MediaError when it can't be read whole.
+    """Compute the properties of an image file; MediaError when it can't be read completely.
 
-    data: its bytes, where they are known (a page of the file). colors: also its mean and
-    spread. Without them a JPEG is decoded at an eighth of its size, which is faster and is as
-    good for all the rest.
+    data: its bytes, if known (a page of the file). colors: also compute mean and spread. Without
+    them a JPEG is decoded at down to an eighth of its size, which is faster and does not affect
+    the rest.
     """
     data = tiff_page(with_end(read_bytes(path) if data is None else data))
     check_claim(data, path)
@@ -82,7 +82,7 @@ def summarize_image(
         size = pixels.shape[0], pixels.shape[1]
     shown = None if pixels is None else eight_bits(pixels, str(path))
     basis = shown if small is None else small
-    assert basis is not None, "one of the two was decoded"
+    assert basis is not None, "either was decoded"
     grey = upright(_small_grey(basis), orientation)
     mean, spread = _statistics(shown) if colors and shown is not None else ((), ())
     return ImageSummary(
@@ -100,7 +100,7 @@ def summarize_image(
 
 
 def _layout(data: bytes, path: str | Path, pixels: NDArray[np.generic] | None) -> str:
-    """Bands and type of what is stored; pixels: as OpenCV decodes them, 1 or 3 bands."""
+    """Stored number of bands and type; pixels: as decoded by OpenCV, 1 or 3 bands."""
     if (is_npy(data) or is_tiff(data)) and (stored := layout_of(data, str(path))) is not None:
         return stored
     if pixels is None:
@@ -109,8 +109,8 @@ def _layout(data: bytes, path: str | Path, pixels: NDArray[np.generic] | None) -
 
 
 def _reduced(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """A JPEG decoded at the smallest size that still has the fingerprint's detail; None where it
-    has to be looked at in full: its end may be missing."""
+    """A JPEG decoded at the smallest size that suffices for the fingerprint; None if it must be
+    decoded at full size, because its end may be missing or it is small."""
     for factor, flags in _REDUCED.items():
         if min(size) >= factor * _HASHED * 3 // 4:
             try:
@@ -124,19 +124,19 @@ def _reduced(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
 
 
 def _decoded(data: bytes, path: str | Path, orientation: int) -> tuple[NDArray[np.generic], int]:
-    """The pixels as OpenCV decodes them, and how they still have to be turned."""
+    """The pixels as decoded by OpenCV, and the orientation that remains to be applied."""
     pixels, maximum = (
         (None, None) if is_cut(data) or is_heif(data) else decode_deep(data, str(path))
     )
     if pixels is not None:
         stated = maximum is not None and maximum != 255
         return (eight_bits(pixels, str(path), maximum=maximum) if stated else pixels), orientation
-    # What OpenCV can't read, or a reason why it is broken. It comes turned already.
+    # Decodes what OpenCV can't, or raises the reason. The result is upright.
     return np.ascontiguousarray(decode_image(data, name=str(path))[:, :, ::-1]), 1
 
 
 def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of red, green and blue; of a large image's every n-th pixel."""
+    """Mean and standard deviation of red, green and blue; of every n-th pixel in large images."""
     step = max(1, int((pixels.shape[0] * pixels.shape[1] / _SAMPLED) ** 0.5))
     means, spreads = cv2.meanStdDev(np.ascontiguousarray(pixels[::step, ::step]))
     channels = [0, 0, 0] if len(means) < 3 else [2, 1, 0]
@@ -145,10 +145,10 @@ def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[flo
 
 
 def _small_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image as _HASHED x _HASHED grey, every pixel having its part."""
+    """The image as _HASHED x _HASHED gray, averaged over all pixels."""
     height, width = pixels.shape[:2]
     factor = min(height, width) // (2 * _HASHED)
-    if factor > 1:  # whole blocks first: an order of magnitude faster than odd ratios
+    if factor > 1:  # an integer factor first is ten times as fast
         cut = pixels[: height // factor * factor, : width // factor * factor]
         size = (width // factor, height // factor)
         pixels = np.asarray(cv2.resize(cut, size, interpolation=cv2.INTER_AREA), np.uint8)
@@ -160,7 +160,7 @@ def _small_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _fingerprint(small: NDArray[np.uint8]) -> int:
-    """The signs of the 64 lowest frequencies against their median (the usual pHash)."""
+    """pHash: the 64 lowest DCT coefficients compared with their median."""
     low = cv2.dct(small.astype(np.float32))[:8, :8].ravel()
     middle = np.partition(low[1:], 31)[31]  # the median of 63
     return int.from_bytes(np.packbits(low > middle).tobytes(), "big")

@@ -1,7 +1,7 @@
 """Image files <-> uint8 RGB arrays.
 
-OpenCV decodes (16 bit and alpha survive it), Pillow reads headers (size, orientation) and
-the formats OpenCV was built without. Colors of another profile become sRGB.
+OpenCV decodes (keeping 16 bits and alpha); Pillow reads headers (size, orientation) and formats
+that OpenCV was built without. Colors of other profiles are converted to sRGB.
 """
 
 from __future__ import annotations
@@ -60,36 +60,36 @@ IMAGE_SUFFIXES = frozenset({
     ".ico", ".tga", ".pcx", ".mpo", ".apng", ".j2c", ".jpx", ".hif", ".jxl", ".exr", ".hdr", ".dds",
     ".sgi", ".qoi", ".dpx", ".btf",
 })  # fmt: skip
-"""Suffixes (lower case) of files taken for images when a folder is looked through."""
+"""Suffixes (lower case) that identify images when a folder is searched."""
 
 VIDEO_SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts",
     ".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".mjpg",
 })  # fmt: skip
-"""Suffixes (lower case) of files taken for videos."""
+"""Suffixes (lower case) that identify videos."""
 
-# Run lengths only: as small as the usual level 6 for drawn images, four times as fast.
+# Run-length strategy: for synthetic images as small as the default level 6, four times as fast.
 _PNG_OPTIONS = [
     cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
 ]  # fmt: skip
 
-_ROWS = 1024  # of a large image at a time
+_ROWS = 1024  # rows of a large image that are processed at a time
 
 ORIENTATION = 0x0112  # the EXIF tag
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """An image file as uint8 (H, W, 3) RGB, upright.
+    """Read an image file as uint8 (H, W, 3) RGB, upright.
 
-    Grey becomes three channels, 16 bit is scaled to 8, transparency is laid over white.
-    MediaError when there is no such file or it is truncated or damaged.
+    Gray is repeated to three channels, 16 bits are scaled to 8, transparency is composited over
+    white. MediaError when the file is missing, truncated or damaged.
     """
     return decode_image(read_bytes(path), name=str(path))
 
 
 def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
-    """The bytes of an image file as uint8 (H, W, 3) RGB; `name` is for the MediaError."""
-    data = tiff_page(with_end(data))  # a smaller version may stand before its first page
+    """Decode an image file's bytes to uint8 (H, W, 3) RGB; `name` is for the MediaError."""
+    data = tiff_page(with_end(data))  # a reduced version may precede a TIFF's first page
     check_claim(data, name)
     if is_heif(data):
         rgba = decode_heif(data, name)
@@ -101,19 +101,19 @@ def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
 
 
 def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int | None]:
-    """Pixels at full depth (grey, BGR or BGRA), not turned, and the value of white if it is stated.
+    """Pixels at full depth (gray, BGR or BGRA), not rotated, and the value of white if stated.
 
-    None where OpenCV can't decode them as they are meant: Pillow may.
+    None if OpenCV can't decode them correctly; Pillow may.
     """
     if data[:1] == b"P" and (netpbm := decode_netpbm(data)) is not None:
         return netpbm
-    if is_npy(data):  # of more bands the first three
+    if is_npy(data):  # the first three of more bands
         is_bool = b"'|b1'" in data[:128]
         return as_bgr(decode_npy(data, name)[:, :, :3]), 1 if is_bool else None
     if data[:4] == b"\x89PNG" and b"acTL" in data[:4096]:
-        return None, None  # OpenCV leaves out an image that stands before the animation
+        return None, None  # OpenCV omits a default image before the animation
     if data[:4] == b"GIF8" or data[:2] + data[14:18] == b"BM\x0c\0\0\0":
-        return None, None  # it leaves out what is transparent, and the colors of OS/2's palettes
+        return None, None  # OpenCV ignores transparency, and the colors of OS/2 palettes
     if data[:2] == b"BM" and (fields := decode_bit_fields(data)) is not None:
         return fields, None
     pixels = decode_array(data)
@@ -122,47 +122,47 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
     if data[:2] == b"\xff\xd8":
         check_rows(data, pixels, name)
     if pixels is None or (data[4:8] == b"ftyp" and pixels.dtype != np.uint8):
-        return None, None  # of 10 or 12 bits, and OpenCV does not say which
+        return None, None  # 10 or 12 bits; OpenCV does not say which
     is_palette = data[4:8] == b"jP  " and b"pclr" in data[:SEARCHED]
     if pixels.ndim == 2 and (is_palette or data[4:8] == b"ftyp"):
-        return None, None  # OpenCV makes the palette grey, and takes an AVIF's 16..235 for 0..255
+        return None, None  # OpenCV converts palettes to gray, and takes an AVIF's 16..235 for 0..255
     return add_png_transparency(data, pixels), jpeg_2000_maximum(data)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of an image file as `read_image` gives it.
+    """(height, width) of an image file as returned by `read_image`.
 
-    Only the header is read, but of formats that Pillow does not know.
+    Reads only the header, except for formats that Pillow does not know.
     """
     try:
         with open_with_pillow(path) as image:
             width, height = image.size
-            if isinstance(image, TiffImageFile):  # some versions of Pillow turn its size themselves
+            if isinstance(image, TiffImageFile):  # some versions of Pillow swap its size themselves
                 while image.tag_v2.get(254, 0) & REDUCED:
                     image.seek(image.tell() + 1)
                 width, height = image.tag_v2[256], image.tag_v2[257]
-            if image.format == "PNG":  # of which Pillow decodes all to find no EXIF data
+            if image.format == "PNG":  # Pillow decodes it completely to look for EXIF data
                 turned = read_orientation(read_bytes(path)) >= 5
             else:
                 turned = image.getexif().get(ORIENTATION, 1) >= 5
-    except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception:  # noqa: BLE001 - decoders raise anything on invalid data
         height, width = read_image(path).shape[:2]
         return height, width
     return (width, height) if turned else (height, width)
 
 
 def write_image(path: str | Path, image: NDArray[np.uint8]) -> None:
-    """Write uint8 (H, W, 3) RGB or (H, W) grey; the suffix says the format.
+    """Write uint8 (H, W, 3) RGB or (H, W) gray; the suffix selects the format.
 
-    An existing file is replaced only by a complete new one. MediaError when it can't be.
+    An existing file is replaced atomically. MediaError when it can't be written.
     """
     write_bytes(path, encode_image(image, Path(path).suffix or ".png"))
 
 
 def encode_image(image: NDArray[np.uint8], suffix: str = ".png", *, scratch: bool = False) -> bytes:
-    """uint8 (H, W, 3) RGB or (H, W) grey as the bytes of an image file.
+    """Encode uint8 (H, W, 3) RGB or (H, W) gray as an image file's bytes.
 
-    scratch: the array is of no use afterwards, which saves a copy of large ones.
+    scratch: the array may be overwritten, which saves a copy of a large image.
     """
     if image.ndim == 2:
         pixels = image
@@ -186,26 +186,26 @@ def encode_image(image: NDArray[np.uint8], suffix: str = ".png", *, scratch: boo
 def write_labels(
     path: str | Path, labels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None
 ) -> None:
-    """Write uint8 (H, W) labels as an index PNG, whole or not at all.
+    """Write uint8 (H, W) labels as an index PNG, atomically.
 
-    palette: uint8 (N, 3) RGB: the file is then in mode P and looks colored; the indices
-    are the same.
+    palette: uint8 (N, 3) RGB; the file is then in mode P and shows these colors, with the same
+    indices.
     """
     write_bytes(path, encode_labels(labels, palette))
 
 
 def encode_labels(labels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> bytes:
-    """uint8 (H, W) labels as the bytes of an index PNG."""
+    """Encode uint8 (H, W) labels as an index PNG's bytes."""
     image = Image.fromarray(np.ascontiguousarray(labels))
     if palette is not None:
-        image.putpalette(palette.tobytes())  # turns mode L into P, the indices untouched
+        image.putpalette(palette.tobytes())  # changes mode L to P; the indices stay
     file = io.BytesIO()
     image.save(file, format="PNG", compress_level=1)
     return file.getvalue()
 
 
 def swap_in_place(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGB to BGR or back, uint8 (H, W, 3), in the same memory: images can be gigabytes."""
+    """Swap RGB and BGR in place, uint8 (H, W, 3): images may be gigabytes."""
     for top in range(0, len(image), _ROWS):
         rows = image[top : top + _ROWS]
         rows[:] = cv2.cvtColor(rows, cv2.COLOR_RGB2BGR)
@@ -213,15 +213,15 @@ def swap_in_place(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def resize_image(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """(H, W, 3) or (H, W) at another (height, width): area going down, linear going up.
+    """Resize (H, W, C) or (H, W) to (height, width): area averaging to shrink, bilinear to enlarge.
 
-    uint8, or other bands and types: the result is of the same.
+    uint8 RGB or other bands and types; the result has the same.
     """
     if image.shape[:2] == tuple(size):
         return image
     smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    if image.ndim == 3 and image.shape[2] > 4:  # more than OpenCV's INTER_AREA takes
+    if image.ndim == 3 and image.shape[2] > 4:  # more than INTER_AREA supports
         parts = [image[:, :, first : first + 4] for first in range(0, image.shape[2], 4)]
         return np.concatenate([resize_image(part, size) for part in parts], axis=2)
     resized = cv2.resize(image, (size[1], size[0]), interpolation=how)
@@ -229,16 +229,16 @@ def resize_image(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def resize_labels(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """uint8 (H, W) labels at another (height, width); nearest, so no class is invented."""
+    """Resize uint8 (H, W) labels to (height, width), nearest neighbor."""
     if labels.shape == tuple(size):
         return labels
-    # NEAREST_EXACT takes the pixel whose centre is nearest, as Pillow and torch (nearest-exact) do.
+    # NEAREST_EXACT takes the pixel with the nearest center, like Pillow and torch's nearest-exact.
     resized = cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(resized, np.uint8)
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """A file's bytes; MediaError when there is no such file."""
+    """A file's bytes; MediaError if it is missing or empty."""
     try:
         data = (path if isinstance(path, Path) else Path(path)).read_bytes()
     except OSError as error:
@@ -249,14 +249,14 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def from_file_url(text: str) -> str:
-    """A file:// address as the path that it stands for; other texts as they are."""
+    """The path of a file:// URL; other text is returned unchanged."""
     if not text.startswith("file://"):
         return text
     return url2pathname(f"/{text.removeprefix('file://').partition('/')[2]}")
 
 
 def first_bytes(path: Path) -> bytes:
-    """The beginning of a file, as much as tells its kind."""
+    """The first 512 bytes of a file, which identify its format."""
     try:
         with path.open("rb") as file:
             return file.read(512)
@@ -265,7 +265,7 @@ def first_bytes(path: Path) -> bytes:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file complete or not at all; MediaError when it can't be written."""
+    """Write a file atomically; MediaError when it can't be written."""
     path = path if isinstance(path, Path) else Path(path)
     try:
         with atomic_write(path) as file:
@@ -275,7 +275,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def decode_array(data: bytes) -> NDArray[np.generic] | None:
-    """OpenCV's decoding at full depth, not turned; None when it can't."""
+    """Decode with OpenCV at full depth, not rotated; None if it can't."""
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -284,13 +284,13 @@ def decode_array(data: bytes) -> NDArray[np.generic] | None:
 
 
 def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
-    """For what OpenCV was built without, and for a reason when the file is broken."""
+    """Decode what OpenCV was built without; MediaError with the reason for a broken file."""
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
-            wide = image.mode[0] in "FI"  # which Pillow cuts at 255
+            wide = image.mode[0] in "FI"  # Pillow would clip these at 255
             plain = image.convert("RGB") if image.mode == "LAB" else image
             values = np.asarray(image if wide else plain.convert("RGBA"))
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         values = _unknown_to_pillow(data, name, error)
     if not values.size:
         raise MediaError(f"{name} is an image without pixels.")
@@ -300,7 +300,7 @@ def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.generic]:
-    """(H, W, C), grey or RGB(A), of what other programs decode; else Pillow's error as ours."""
+    """(H, W, C), gray or RGB(A), decoded by other packages; else Pillow's error as a MediaError."""
     values: NDArray[np.generic] | None = None
     if isinstance(error, UnidentifiedImageError) and is_tiff(data):
         packed, maximum = decode_packed(data, name)
@@ -313,7 +313,7 @@ def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.g
 
 
 def _shown(pixels: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
-    """Grey, BGR or BGRA as stored in a file of these bytes as RGB, upright, its colors as sRGB."""
+    """Stored gray, BGR or BGRA as upright sRGB; data: the file, for profile and orientation."""
     return upright(_three_channels(pixels, data), read_orientation(data))
 
 
@@ -333,18 +333,18 @@ def _profile_of(data: bytes) -> bytes | None:
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             found = image.info.get("icc_profile")
-    except Exception:  # noqa: BLE001 - what is broken in it is no profile
+    except Exception:  # noqa: BLE001 - a broken header is treated as no profile
         return None
     return found if isinstance(found, bytes) else None
 
 
 def read_orientation(data: bytes) -> int:
-    """EXIF's orientation, 1..8; 1 for TIFF, which the decoders turn themselves."""
+    """EXIF's orientation, 1..8; 1 for TIFF, which its decoders rotate themselves."""
     if not may_be_turned(data):
         return 1
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             orientation = int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - what is broken in it is nothing to turn by
+    except Exception:  # noqa: BLE001 - a broken header is treated as no orientation
         return 1
     return orientation if 1 <= orientation <= 8 else 1

@@ -1,7 +1,7 @@
-"""An image however Python holds it -> uint8 RGB (H, W, 3), as the file of the same content gives.
+"""Images in any Python type -> uint8 RGB (H, W, 3), as a file with the same content is read.
 
-Paths, bytes, Pillow's images, arrays and tensors. What could be read in two ways is refused, with
-the line that says which is meant: labels must not change without a word.
+Accepts paths, bytes, Pillow images, arrays and tensors. Ambiguous input is refused with a hint
+that shows how to make it unambiguous: predictions must not be silently wrong.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 ImageInput: TypeAlias = "str | Path | bytes | BinaryIO | Image.Image | NDArray[Any] | Tensor"
-"""What an image may be given as; see `to_rgb`."""
+"""Types accepted as an image; see `to_rgb`."""
 
 _OVER = 1e-5
-"""How far beyond 0..1 a float may be: rounding of the program that made it."""
+"""How far floats may exceed 0..1, because of rounding."""
 
 _CHANNELS = (1, 3, 4)
 
 _COLORS = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA")
-"""Pillow's modes whose values a profile of RGB is about."""
+"""Pillow modes to which an RGB profile applies."""
 
 
 def is_several(images: object) -> bool:
-    """Whether what was given holds several images: a list, or an array or tensor of 4 axes."""
+    """Whether the input is several images: a list, or an array or tensor with 4 dimensions."""
     return isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
 
 
 def source_name(source: object) -> str:
-    """A path, an address or a camera's number as text; InputError for images in memory."""
+    """A path, a URL or a camera's number as text; InputError for images in memory."""
     if isinstance(source, str | Path | int) and not isinstance(source, bool) and str(source):
         return str(source)
     raise InputError(
@@ -56,15 +56,15 @@ def source_name(source: object) -> str:
 
 
 def to_rgb(image: object, *, bgr: bool = False) -> Pixels:
-    """One image as uint8 RGB (H, W, 3), upright.
+    """Convert an image to uint8 RGB (H, W, 3), upright.
 
     image: a path; an image file as bytes or as an open binary file; a Pillow image of any mode; an
         array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (H, W), (1, H, W), (3, H, W) or
         (4, H, W), of uint8, uint16 (its full range is scaled) or floats in 0..1. Transparency is
-        laid over white.
-    bgr: arrays and tensors hold blue first, as OpenCV's do.
+        composited over white.
+    bgr: arrays and tensors are in BGR order, as in OpenCV.
 
-    InputError (a ValueError) where it can't be told what the numbers mean.
+    InputError (a ValueError) if the meaning of the values is ambiguous.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image, bgr=bgr)
@@ -88,12 +88,12 @@ def to_rgb(image: object, *, bgr: bool = False) -> Pixels:
 
 
 def _contents(file: Any) -> bytes:
-    """All of an open file, from its beginning where it can go there."""
+    """The content of an open file, from its beginning if it is seekable."""
     try:
         if getattr(file, "seekable", lambda: False)():
             file.seek(0)
         data = file.read()
-    except (OSError, ValueError) as error:  # closed; a text file
+    except (OSError, ValueError) as error:  # closed, or a text file
         raise MediaError(f"The open file can't be read: {error}.") from None
     if not isinstance(data, bytes):
         raise InputError(
@@ -121,7 +121,7 @@ def _from_path(path: str) -> Pixels:
 
 
 def _from_array(array: NDArray[Any], *, bgr: bool) -> Pixels:
-    """An array of channels last."""
+    """Convert an array with channels last."""
     usual = array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3
     if usual and array.size and not bgr and type(array) is np.ndarray:
         return np.ascontiguousarray(array)
@@ -154,7 +154,7 @@ def _check_shape(shape: tuple[int, ...], known: bool) -> None:
 
 
 def _meant(array: NDArray[Any]) -> Pixels:
-    """Numbers as 8 bits; InputError where it can't be told what they stand for."""
+    """Values as uint8; InputError if their range is ambiguous."""
     if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
         return eight_bits(array.astype(array.dtype.newbyteorder("="), copy=False), "the array")
     if array.dtype.kind != "f":
@@ -186,10 +186,10 @@ def _range_hint(low: float, high: float) -> str:
 
 
 def _from_tensor(tensor: Any, *, bgr: bool) -> Pixels:
-    """A tensor of channels first, on any device."""
+    """Convert a tensor with channels first, on any device."""
     try:
         shape = tuple(tensor.shape)
-    except RuntimeError:  # nested: images of several sizes
+    except RuntimeError:  # a nested tensor: images of several sizes
         raise InputError(
             "The tensor has no shape of its own.", hint="model(list of images)"
         ) from None
@@ -204,21 +204,21 @@ def _from_tensor(tensor: Any, *, bgr: bool) -> Pixels:
         if plain.is_floating_point():
             plain = plain.double()  # NumPy has no bfloat16
         array = plain.permute(1, 2, 0).numpy() if plain.ndim == 3 else plain.numpy()
-    except (NotImplementedError, RuntimeError, TypeError) as error:  # sparse, quantized, meta
+    except (NotImplementedError, RuntimeError, TypeError) as error:  # sparse, quantized or meta
         raise InputError(f"The tensor holds no plain numbers: {error}") from None
     try:
         return _from_array(array, bgr=bgr)
-    except InputError as error:  # with what a tensor's own methods are called
+    except InputError as error:  # name torch's methods in the hint
         hint = error.hint.replace("astype(np.uint8)", "to(torch.uint8)").replace("np.", "torch.")
         raise InputError(error.message, hint=hint) from None
 
 
 def _from_pillow(image: Image.Image) -> Pixels:
-    """A Pillow image as its file is read: upright, transparency over white."""
+    """Convert a Pillow image as its file would be read: upright, transparency over white."""
     if not image.width or not image.height:
         raise InputError(f"The image is empty: {image.width}x{image.height}.")
     try:
-        image.load()  # TIFFs are turned here
+        image.load()  # rotates TIFFs
         image = ImageOps.exif_transpose(image)
         return _pillow_pixels(image)
     except (OSError, SyntaxError, ValueError) as error:  # ValueError: it was closed
@@ -232,18 +232,18 @@ def _pillow_pixels(image: Image.Image) -> Pixels:
     profile = image.info.get("icc_profile") if mode in _COLORS else None
     if mode.startswith("I"):
         stored = _sixteen_bits(np.asarray(image))
-        # As in a file of 32 bits: 0..255, as convert("I") makes them, are bytes. PNG has 16 bits.
+        # As for a file of 32 bits, 0..255 (from convert("I")) is 8-bit. A PNG has 16 bits.
         in_bytes = mode == "I" and image.format != "PNG" and stored.max() <= 255
         return _from_array(stored.astype(np.uint8) if in_bytes else stored, bgr=False)
     if mode == "F":
         values = np.asarray(image)
-        # As in a file of floats: 0..1, or 0..255, as Image.convert("F") makes them.
+        # As for a file of floats: in 0..1, or 0..255 (from Image.convert("F")).
         in_bytes = values.max() > 1 and values.min() >= 0 and values.max() <= 255
         return _from_array(values / 255 if in_bytes else values, bgr=False)
     if mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert converted is not None, "only in place there is none"
+        assert converted is not None, "None only if converted in place"
         return np.array(converted)
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         straight = {"La": "LA", "RGBa": "RGBA"}.get(mode, mode)
@@ -259,7 +259,7 @@ def _pillow_pixels(image: Image.Image) -> Pixels:
 
 
 def _sixteen_bits(values: NDArray[Any]) -> NDArray[np.uint16]:
-    """Mode I holds what a file of 16 bits does, in 32."""
+    """The values of mode I, 16 bits stored in 32; InputError outside 0..65535."""
     if values.min() < 0 or values.max() > 65535:
         raise InputError(
             f"A Pillow image of mode I is in 0..65535; found {values.min()} to {values.max()}.",
@@ -269,7 +269,7 @@ def _sixteen_bits(values: NDArray[Any]) -> NDArray[np.uint16]:
 
 
 def as_list(images: Any) -> list[Any]:
-    """The images of a list, or of an array or a tensor of 4 axes; InputError for one image."""
+    """The images of a list, an array or a tensor with 4 dimensions; InputError for one image."""
     if is_several(images):
         return list(images)
     raise InputError(

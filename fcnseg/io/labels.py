@@ -226,7 +226,7 @@ def read_array(path: Path) -> RawLabels:
         array = _ARRAY_READERS.get(path.suffix.lower(), read_numpy)(path)
     except OSError as error:
         raise cannot_read(path, error) from None
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise MediaError(
             f"{path} holds no array of labels: {reason(error)}.",
             hint="save the labels as a PNG, or as a .npy file of whole numbers (height, width)",
@@ -248,7 +248,7 @@ def holds_objects(path: Path) -> bool:
         elif path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as loaded:
                 choose(loaded.files)
-    except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything; the scan tells
+    except Exception:  # noqa: BLE001 - decoders raise anything on invalid data; the scan tells
         return False
     return bool(names) and names[-1].lower() in _OBJECT_KEYS
 

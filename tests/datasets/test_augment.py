@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fcnseg.classes import IGNORE
 from fcnseg.datasets.augment import Augment, color_matrix
 from fcnseg.errors import OptionError
-from fcnseg.io.warp import crop_grid, histogram, mix_channels, sample_image, sample_labels, turned
+from fcnseg.io.warp import crop_grid, histogram, mix_channels, rotated, sample_image, sample_labels
 
 IMAGE = cv2.resize(np.random.default_rng(0).integers(0, 255, (8, 9, 3)).astype(np.uint8), (90, 70))
 LABELS = np.random.default_rng(1).integers(0, 200, (70, 90)).astype(np.uint8)
@@ -74,10 +74,10 @@ def test_shrinking_a_lot_averages() -> None:
 
 
 def test_a_turn_is_a_turn() -> None:
-    grid = turned(crop_grid(1.0, (-10, 10)), (90, 70), math.pi / 2)
+    grid = rotated(crop_grid(1.0, (-10, 10)), (90, 70), math.pi / 2)
     found = sample_labels(LABELS, grid, (90, 70), IGNORE)
     np.testing.assert_array_equal(found, np.rot90(LABELS, -1))
-    small = turned(crop_grid(1.0, (15, 20)), (40, 50), math.radians(10))
+    small = rotated(crop_grid(1.0, (15, 20)), (40, 50), math.radians(10))
     centre = small @ np.array([24.5, 19.5, 1.0])
     np.testing.assert_allclose(centre, [44.5, 34.5])
     right = small @ np.array([44.5, 19.5, 1.0]) - centre

@@ -7,7 +7,7 @@ import pytest
 
 from fcnseg.commands.demo.scenes import draw, make_scene
 from fcnseg.exporting.parity import sample_images
-from fcnseg.io.warp import LONGEST, Motion, Tracker, look_up
+from fcnseg.io.warp import LONGEST, Motion, Tracker, warp_labels
 
 
 def texture(height, width, seed=0):
@@ -83,6 +83,6 @@ def test_tiny_and_thin_frames_are_followed_too(size):
 def test_labels_are_looked_up_at_the_nearest_place():
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     y, x = np.mgrid[:3, :4].astype(np.float32)
-    assert np.array_equal(look_up(labels, np.dstack([x + 0.3, y - 0.3])), labels)
-    moved = look_up(labels, np.dstack([x - 1, y]))
+    assert np.array_equal(warp_labels(labels, np.dstack([x + 0.3, y - 0.3])), labels)
+    moved = warp_labels(labels, np.dstack([x - 1, y]))
     assert np.array_equal(moved, labels[:, [0, 0, 1, 2]])

@@ -15,7 +15,7 @@ from fcnseg.engines.model_files import header_in
 from fcnseg.errors import MediaError
 from fcnseg.io.bands.files import decode_bands, page_of
 from fcnseg.io.content.byte_stream import ByteStream
-from fcnseg.io.content.following import next_image
+from fcnseg.io.content.image_stream import next_image
 from fcnseg.io.fingerprint import summarize_image
 from fcnseg.io.images import decode_image, image_size
 from fcnseg.io.sources import open_source

@@ -1,1 +1,1 @@
-"""Commands that look into scores: models beside each other, labels beside predictions."""
+"""Commands that analyze predictions: `compare` models, `review` labels."""

@@ -1,4 +1,4 @@
-"""The command `compare`: which of several models is better on a dataset folder, and how surely."""
+"""The command `compare`: compare models on a dataset folder, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True, eq=False)
 class CompareResult:
-    """What models reached on the same images; the first is what the others are compared with.
+    """Scores of models on the same images; the first model is the reference.
 
     results: one for each model, with the classes of the first. differences: the mIoU of each
-    further model minus that of the first, with its interval.
+    further model minus that of the first, with its confidence interval.
     """
 
     results: tuple[EvalResult, ...]
@@ -54,18 +54,18 @@ class CompareResult:
 
     @property
     def unusable(self) -> tuple[tuple[str, str], ...]:
-        """Images that could not be read and are not scored: (name, why)."""
+        """Images that could not be read and are not scored: (name, reason)."""
         return self.results[0].unusable
 
     @property
     def models(self) -> dict[str, str]:
-        """Letters and the files of the models."""
+        """Each model's letter and file."""
         return {
             letter: str(result.model) for letter, result in zip(LETTERS, self.results, strict=False)
         }
 
     def images(self) -> list[tuple[str, list[float]]]:
-        """Each image and what each model reached on it, those where they differ most first."""
+        """Each image's mIoU by model; images that differ most first."""
         rows = [
             (parts[0].name, [one.report.miou for one in parts])
             for parts in zip(*(result.scores.images for result in self.results), strict=True)
@@ -78,7 +78,7 @@ class CompareResult:
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """Each class and the mean: the IoU by model, in percent, and the differences in points."""
+        """For each class and the mean: IoU by model in percent, and differences in points."""
         values = [(row[0].name, [one.iou for one in row]) for row in self._by_class]
         values.append(("mean", [result.miou for result in self.results]))
         return [
@@ -87,13 +87,13 @@ class CompareResult:
         ]
 
     def _repr_html_(self) -> str:
-        """For notebooks: the IoU of each class by model, and what is known of their difference."""
+        """For notebooks: the IoU of each class by model, and the differences' significance."""
         pairs = zip(LETTERS[1:], self.differences, strict=False)
         verdicts = [verdict(letter, one) for letter, one in pairs]
         return notebook.comparison(self.models, self.rows, verdicts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data: what --json prints."""
+        """Plain data, for --json."""
         first = self.results[0]
         return {
             "models": self.models,
@@ -127,11 +127,11 @@ class CompareResult:
 def compare(
     data: CompareConfig | Path | str, callback: Callback = no_callback, **options: Any
 ) -> CompareResult:
-    """Score models on one split of a dataset folder, and say how sure their difference is.
+    """Score models on one split of a dataset folder, with confidence intervals of the differences.
 
     data: the folder, or a CompareConfig. options: those of CompareConfig, by name: model=[A, B].
-    Scores and differences are fractions, 0..1. OptionError with fewer than two models;
-    DatasetError where their classes differ.
+    Scores and differences are fractions, 0..1. OptionError for fewer than two models;
+    DatasetError if their classes differ.
 
         result = fcnseg.compare("photos", model=["runs/train1", "runs/train2"])
         for difference in result.differences:
@@ -183,13 +183,13 @@ def _write_page(
     config: CompareConfig,
     callback: Callback,
 ) -> None:
-    """The comparison as one page; its images are predicted once more."""
+    """Write the comparison as an HTML page; its images are predicted again."""
     first = models[0]
     gallery = Gallery(dataset.classes, config.tolerance)
     indices = {image.name: image.index for image in made.results[0].scores.images}
     miou = {indices[name]: values for name, values in made.images()}
     predict = {
-        letter: _in_the_classes_of(first, model)
+        letter: _with_classes_of(first, model)
         for letter, model in zip(LETTERS, models, strict=False)
     }
     fill(gallery, dataset, predict, list(miou), miou, callback)
@@ -197,8 +197,8 @@ def _write_page(
     write_bytes(path, to_bytes(comparison_page(values, protocol, gallery, indices)))
 
 
-def _in_the_classes_of(first: Segmenter, model: Segmenter) -> Predict:
-    """A model's labels, numbered as the first model numbers its classes."""
+def _with_classes_of(first: Segmenter, model: Segmenter) -> Predict:
+    """A function that predicts labels with the class indices of the first model."""
     predict = predict_for_report(model)
     table = np.arange(256, dtype=np.uint8)
     for index, name in enumerate(model.classes.names):
@@ -207,7 +207,7 @@ def _in_the_classes_of(first: Segmenter, model: Segmenter) -> Predict:
 
 
 def verdict(letter: str, found: Difference) -> str:
-    """What a difference from model A means, in a sentence."""
+    """A sentence that states the difference from model A and its significance."""
     text = f"{letter} - A: {100 * found.value:+z.2f} points of mIoU"
     if np.isnan(found.low):
         return f"{text}; one image is too few to tell how certain that is."
@@ -231,7 +231,7 @@ def _refuse_other_classes(models: Sequence[Segmenter]) -> None:
 
 
 def _refuse_other_labels(matrices: Sequence[Sequence[np.ndarray[Any, Any]]]) -> None:
-    """DatasetError where the labels were read in another way for another model."""
+    """DatasetError if the labels' values were mapped differently for another model."""
     true = [np.stack([matrix.sum(1) for matrix in one]) for one in matrices]
     if any(not np.array_equal(one, true[0]) for one in true):
         raise DatasetError(
@@ -244,7 +244,7 @@ def _refuse_other_labels(matrices: Sequence[Sequence[np.ndarray[Any, Any]]]) -> 
 def _common_split(
     config: CompareConfig, description: Description, models: Sequence[Segmenter], callback: Callback
 ) -> str:
-    """The split all models are scored on: one that none was trained on, where that is known."""
+    """The split for all models: one that none was trained on, where that is known."""
     splits = list(dict.fromkeys(split_of(config, description, model)[0] for model in models))
     if len(splits) > 1:
         splits = [name for name in splits if name != "all"]

@@ -1,4 +1,4 @@
-"""The command `review`: which labels are probably wrong, or which images to label next."""
+"""The command `review`: rank labels that are probably wrong, or images to label next."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ from fcnseg.report.gallery import jpeg, legend
 from fcnseg.report.tables import suspects_table, to_label_table
 
 SIDE = 224
-"""Pixels of an image on a card."""
+"""Size of an image on a card, in pixels."""
 
 SHOWN = 20
-"""Rows of a result in a notebook."""
+"""Maximum rows shown in a notebook."""
 
 ROOM = 24
-"""Pixels around a region that are shown with it, at least."""
+"""Minimum margin shown around a region, in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReviewResult:
-    """What to look at, the most important first.
+    """Ranked regions or images, the most important first.
 
     suspects: regions whose labels are probably wrong; to_label: (name, uncertainty) of images
-    most worth labelling. One of the two is empty. images: how many were looked at; failed: those
-    that could not be read, (name, why).
+    most worth labeling. One of the two is empty. images: number of images read; failed: (name,
+    reason) of those that could not be read.
     """
 
     out: Path
@@ -72,7 +72,7 @@ class ReviewResult:
     failed: tuple[tuple[str, str], ...] = ()
 
     def _repr_html_(self) -> str:
-        """For notebooks: the first regions or images, and where the report is."""
+        """For notebooks: the first regions or images, and the path of the report."""
         heading: tuple[str, ...] = ("image", "uncertainty")
         rows: list[tuple[str, ...]]
         if self.to_label:
@@ -89,7 +89,7 @@ class ReviewResult:
         return notebook.facts("Review", given) + notebook.table(what, heading, rows[:SHOWN])
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data: what --json prints."""
+        """Plain data, for --json."""
         return {
             "out": str(self.out),
             "outputs": [str(path) for path in self.outputs],
@@ -114,7 +114,7 @@ def review(
 
     data: the folder, or a ReviewConfig. options: those of ReviewConfig, by name.
     Writes review.csv and review.html, and with `save` polygons to correct, into a folder.
-    OptionError for an option of the labels where there are none.
+    OptionError for an option that needs labels, with `unlabeled`.
 
         result = fcnseg.review("photos", model="runs/train1")
         for suspect in result.suspects[:10]:
@@ -199,14 +199,14 @@ def _review_labels(
 
 
 def _warn(failed: Sequence[tuple[str, str]], callback: Callback) -> tuple[tuple[str, str], ...]:
-    """The images that could not be read, with a warning for each."""
+    """Warn of each image that could not be read."""
     for name, why in failed:
         callback(skipped_image(name, why))
     return tuple(failed)
 
 
 def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callback) -> ReviewResult:
-    """Images of a folder (or frames of a video) without labels."""
+    """Rank images of a folder, or frames of a video, without labels."""
     names, unsure, found, thumbnails = [], [], [], []
     with open_source(str(config.data), callback=callback) as source:
         source.bands = segmenter.preprocess.bands
@@ -247,7 +247,7 @@ def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callbac
 
 def _probabilities(segmenter: Segmenter, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     found = segmenter.predict([image], probabilities=True)[0].probabilities
-    assert found is not None, "they were asked for"
+    assert found is not None, "probabilities=True was given"
     return found
 
 
@@ -258,7 +258,7 @@ def _begin(config: ReviewConfig) -> Path:
 
 
 def _save_labelme(out: Path, labels: NDArray[np.uint8], segmenter: Segmenter, frame: Frame) -> Path:
-    """What the model predicts as polygons, to correct in labelme."""
+    """Write the prediction as polygons, to be corrected in labelme."""
     path = out / shortened(f"labelme/{frame.name}", ".json")
     classes = segmenter.classes
     drawn = drawn_classes(classes)
@@ -275,7 +275,7 @@ def _write_page(
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says, and its images: titles and data addresses."""
+    """A card of the report. images: (title, data URL)."""
 
     name: str
     text: str
@@ -289,7 +289,7 @@ def cards_of_region(
     predicted: NDArray[np.uint8],
     classes: ClassMap,
 ) -> Card:
-    """A region with what is around it: the image, its labels, the prediction, framed in white."""
+    """A card that shows a region in the image, the labels and the prediction, framed in white."""
     left, top, width, height = one.box
     room = max(ROOM, width, height) // 2 + ROOM // 2
     part = (
@@ -312,14 +312,14 @@ def cards_of_region(
 
 
 def thumbnail(image: NDArray[np.uint8]) -> str:
-    """An image as a data address, small."""
+    """A small version of an image as a data URL."""
     factor = min(1.0, SIDE / max(image.shape[:2]))
     height, width = (max(1, round(side * factor)) for side in image.shape[:2])
     return jpeg(resize_image(image, (height, width)))
 
 
 def review_page(title: str, summary: str, cards: Sequence[Card], classes: ClassMap) -> str:
-    """The page, as HTML."""
+    """The HTML page."""
     plain = [Card(shown(one.name), shown(one.text), one.images) for one in cards]
     content = {
         "title": title,
@@ -331,13 +331,13 @@ def review_page(title: str, summary: str, cards: Sequence[Card], classes: ClassM
 
 
 def _framed(crop: NDArray[np.uint8], place: tuple[int, int, int, int]) -> str:
-    """A crop, SIDE pixels long, with a frame around (top, left, height, width)."""
+    """A crop, scaled to SIDE pixels, with a box drawn at (top, left, height, width); a data URL."""
     factor = SIDE / max(crop.shape[:2])
     size = (max(1, round(crop.shape[0] * factor)), max(1, round(crop.shape[1] * factor)))
     drawn = resize_image(np.ascontiguousarray(crop), size).copy()
     edges = (place[0], place[1], place[0] + place[2], place[1] + place[3])
     top, left, bottom, right = (round(value * factor) for value in edges)
-    for thick, color in ((3, 0), (1, 255)):  # a white line in a black one
+    for thick, color in ((3, 0), (1, 255)):  # a white line with black edges
         for offset in range(-1, thick - 1) if thick > 1 else (0,):
             rows = np.clip([top - 1 + offset, bottom + offset], 0, size[0] - 1)
             columns = np.clip([left - 1 + offset, right + offset], 0, size[1] - 1)

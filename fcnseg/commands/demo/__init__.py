@@ -30,16 +30,16 @@ DEMO_SIZE = (240, 320)
 """Height and width of the synthetic images and of the video."""
 
 SHORT_SIDE = 128
-"""The network sees them at this size, so that the training takes minutes without a GPU."""
+"""Short side of the network's input, so that training takes minutes without a GPU."""
 
 FOLDER = "fcnseg-demo"
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What was made, and where.
+    """The outputs of the demo.
 
-    scores: on the synthetic validation images, none of which was trained on.
+    scores: on the synthetic validation images, which were not used for training.
     """
 
     data: Path
@@ -67,7 +67,7 @@ def demo(
 ) -> DemoResult | PaperResult:
     """Generate a dataset and a video, train, evaluate, segment the video, write heatmaps.
 
-    options: those of DemoConfig, by name. paper: redo the figures of the FCN paper
+    options: those of DemoConfig, by name. paper: reproduce the figures of the FCN paper instead
     (fcnseg.commands.demo.paper).
     OptionError when --out names a folder that is not empty.
 
@@ -76,7 +76,7 @@ def demo(
     config = DemoConfig.of(config, options)
     out = _folder(config)
     if config.paper:
-        from fcnseg.commands.demo.paper import redo_paper  # late: it draws with all of viz
+        from fcnseg.commands.demo.paper import redo_paper  # imports all of viz
 
         return redo_paper(config, out, callback)
     for name in ("data", "backbone"):
@@ -120,7 +120,7 @@ def demo(
 
 
 def _folder(config: DemoConfig) -> Path:
-    """The folder to fill: the one given, if nothing is in it, else the next that is free."""
+    """The output folder: --out, which must be empty, else the next free name."""
     if config.out is None:
         names = (Path(f"{FOLDER}{number}") for number in itertools.count(2))
         return next(path for path in itertools.chain([Path(FOLDER)], names) if not _is_taken(path))
@@ -138,7 +138,7 @@ def _is_taken(out: Path) -> bool:
 
 
 def _training(config: DemoConfig, data: Path, run: Path) -> TrainConfig:
-    """A network small enough to learn without pretrained weights on a laptop in two minutes."""
+    """Options for a network that trains from scratch in two minutes on a laptop."""
     return TrainConfig(
         data=data,
         out=run,
@@ -159,7 +159,7 @@ def _training(config: DemoConfig, data: Path, run: Path) -> TrainConfig:
 
 
 def _draw_clip(clip: Path, still: Path, *, seed: int, callback: Callback) -> None:
-    """A moving scene that training never saw, and its first frame as an image."""
+    """Write a video of a scene outside the dataset, and its first frame as an image."""
     scene = make_scene(seed + 999_999_937, DEMO_SIZE)
     with VideoWriter(clip, FPS, DEMO_SIZE) as writer:
         for index in range(CLIP_FRAMES):

@@ -1,6 +1,6 @@
-"""The topics of the FCN paper, each as numbers and one image of live networks.
+"""The topics of the FCN paper, each with numbers and a figure computed from trained networks.
 
-A chapter is a function from a Lab to a Section; CHAPTERS has them in the order they are told.
+A chapter is a function from a Lab to a Section; CHAPTERS lists them in order.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MOST_HEATMAPS = 10
 
 @torch.no_grad()
 def autoencoder(lab: Lab) -> Section:
-    """Encoder, code, decoder: the hourglass of FCN-8s."""
+    """Encoder, code and decoder of FCN-8s."""
     found = lab.hourglass("fcn8s")
     decoder = lab.networks["fcn8s"].module.decoder
     stages = len(lab.networks["fcn8s"].module.backbone.channels)
@@ -113,7 +113,7 @@ def convolution(lab: Lab) -> Section:
 
 
 def heatmaps(lab: Lab) -> Section:
-    """A map of probabilities for each class."""
+    """A probability map for each class."""
     prediction = lab.networks["fcn8s"].model(lab.image, probabilities=True)
     largest = np.argsort(-prediction.probabilities.mean(axis=(1, 2)), kind="stable")
     chosen = sorted(largest[:MOST_HEATMAPS].tolist())
@@ -141,7 +141,7 @@ def heatmaps(lab: Lab) -> Section:
 
 @torch.no_grad()
 def upsampling(lab: Lab) -> Section:
-    """Bilinear interpolation beside the transposed convolution that was trained from it."""
+    """Bilinear interpolation and the transposed convolution trained from it."""
     module = lab.networks["learned"].module
     size = (lab.image.shape[0], lab.image.shape[1])
     layer = module.decoder.upsamples[str(module.decoder.strides[-1])]
@@ -191,7 +191,7 @@ def upsampling(lab: Lab) -> Section:
 
 
 def sums(lab: Lab) -> Section:
-    """What each skip adds to the scores, fuse=score."""
+    """Each skip's contribution to the scores, fuse=score."""
     model = lab.networks["fcn8s"].model
     skips = model.skip_scores(lab.image)
     total = np.sum(list(skips.values()), axis=0)
@@ -215,7 +215,7 @@ def sums(lab: Lab) -> Section:
 
 
 def concatenation(lab: Lab) -> Section:
-    """What changes without each skip, fuse=concat."""
+    """The change of the prediction without each skip, fuse=concat."""
     model = lab.networks["concat"].model
     labels = model(lab.image).labels
     numbers = {"mIoU": lab.networks["concat"].miou}
@@ -269,7 +269,7 @@ def symmetric(lab: Lab) -> Section:
 
 
 def any_size(lab: Lab) -> Section:
-    """One network on images of other sizes than it was trained on."""
+    """One network on images of sizes that it was not trained on."""
     model = lab.networks["fcn8s"].model
     height, width = lab.image.shape[:2]
     part = lab.image[height // 8 : height // 8 + 2 * height // 3 + 1, : width // 2 + 3]
@@ -293,14 +293,14 @@ def any_size(lab: Lab) -> Section:
 
 
 def _as_pixels(values: Tensor, stride: int, size: tuple[int, int]) -> NDArray[np.float32]:
-    """A map (h, w) as cells of stride x stride pixels, cut to an image's (height, width)."""
+    """A map (h, w) as cells of stride x stride pixels, cropped to an image's (height, width)."""
     rows, columns = (np.arange(length) // stride for length in size)
     cells: NDArray[np.float32] = values.numpy()[rows][:, columns]
     return cells
 
 
 def _skip_page(lab: Lab, name: str) -> Rgb:
-    """What each skip does for the main class's score: viz --rungs --class."""
+    """Each skip's effect on the main class's score, as by viz --rungs --class."""
     model = lab.networks[name].model
     figures = HeatmapFigures(model, (lab.main,), ALPHA, skips=True, width=WIDTH)
     *_, (_, image) = skip_pages(figures, Frame(lab.image), model(lab.image).labels)

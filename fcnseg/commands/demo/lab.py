@@ -1,6 +1,6 @@
-"""What the chapters draw from: trained networks, one image, and how both are shown.
+"""Shared by the chapters: trained networks, an image, and functions to draw them.
 
-For section 3.1, `slide`: a classifier slid over an image equals the same layers as convolutions.
+`slide`, for section 3.1: a sliding-window classifier equals the same layers as convolutions.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 Rgb = NDArray[np.uint8]
 
 WIDTH = 880
-"""Pixels an image is wide at most: what a page of documentation shows at its full size."""
+"""Maximum width of a figure in pixels, the full width of a documentation page."""
 
 ALPHA = 0.6
 
 
 def on_canvas(image: Rgb, size: tuple[int, int]) -> Rgb:
-    """In the middle of an empty image of this (height, width), which is not smaller."""
+    """Center an image on an empty one of this (height, width), which must not be smaller."""
     canvas = np.full((*size, 3), THEMES["dark"].paper, np.uint8)
     height, width = image.shape[:2]
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
@@ -45,7 +45,7 @@ def on_canvas(image: Rgb, size: tuple[int, int]) -> Rgb:
 
 
 def mosaic(maps: Tensor, size: tuple[int, int]) -> Rgb:
-    """Four maps (4, h, w), each in its own range, two by two in an image (height, width, 3)."""
+    """Four maps (4, h, w) as a 2 x 2 grid in an image (height, width, 3), each in its own range."""
     half = (size[0] // 2 - 1, size[1] // 2 - 1)
     image = np.full((*size, 3), THEMES["dark"].paper, np.uint8)
     for index, one in enumerate(maps):
@@ -55,14 +55,14 @@ def mosaic(maps: Tensor, size: tuple[int, int]) -> Rgb:
 
 
 def squares(values: Tensor, size: tuple[int, int]) -> Rgb:
-    """A small map (k, k) -1..1, such as a kernel, as large squares in an image of this size."""
+    """A small map (k, k) in -1..1, such as a kernel, as large squares in an image of this size."""
     side = min(size)
     return on_canvas(as_cells(colored(values), (side, side)), size)
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """One topic. place: where the paper has it. numbers: what was measured, by name."""
+    """One topic. place: its section in the paper. numbers: measured values by name."""
 
     title: str
     place: str
@@ -72,7 +72,7 @@ class Section:
 
     @property
     def facts(self) -> dict[str, str]:
-        """The numbers as they are written, to three digits."""
+        """The numbers as text, to three digits."""
         return {
             name: f"{value:,.0f}" if value == int(value) else f"{value:.3g}"
             for name, value in self.numbers.items()
@@ -81,7 +81,7 @@ class Section:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A trained network: ready for images (`model`), and as a module. miou: 0..1, validation."""
+    """A trained network, as a Segmenter and as a module. miou: on validation images, 0..1."""
 
     model: Segmenter
     module: FCN
@@ -90,7 +90,7 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Lab:
-    """What the chapters draw from.
+    """Trained networks and images for the chapters.
 
     networks: by name: "fcn32s", "fcn16s", "fcn8s", "learned", "concat", "symmetric"; "classifier"
     is an FCN-32s with the backbone tiny. image: uint8 (H, W, 3), labels: uint8 (H, W) of one
@@ -109,7 +109,7 @@ class Lab:
 
     @cached_property
     def main(self) -> int:
-        """The class that the figures of one class show: the largest but the background."""
+        """The class shown in figures of a single class: the largest except the background."""
         counts = np.bincount(self.labels.ravel(), minlength=256)[: len(self.classes)]
         if self.classes.background is not None and counts.sum() > counts.max():
             counts[self.classes.background] = -1
@@ -117,20 +117,20 @@ class Lab:
 
     @property
     def name(self) -> str:
-        """Of that class."""
+        """The name of that class."""
         return self.classes.names[self.main]
 
     def inputs(self, name: str, image: Rgb | None = None) -> Tensor:
-        """The image as a network takes it: float32 (1, 3, H, W)."""
+        """The image as a network's input: float32 (1, 3, H, W)."""
         pixels = torch.from_numpy(np.ascontiguousarray(self.image if image is None else image))
         return self.networks[name].model.preprocess.normalise(pixels[None])
 
     def painted(self, labels: NDArray[np.uint8], image: Rgb | None = None) -> Rgb:
-        """The classes of labels over the image."""
+        """An overlay of labels on the image."""
         return overlay(self.image if image is None else image, labels, self.classes, alpha=ALPHA)
 
     def key(self, *labels: NDArray[np.uint8]) -> list[tuple[str, tuple[int, int, int]]]:
-        """Names and colors of the classes that occur."""
+        """Names and colors of the classes in the labels."""
         seen = np.unique(np.concatenate([each.ravel() for each in labels])).tolist()
         shown = [index for index in seen if index < len(self.classes)]
         return [(self.classes.names[i], self.color(i)) for i in shown]
@@ -141,32 +141,32 @@ class Lab:
         return red, green, blue
 
     def heat(self, values: NDArray[np.float32], low: float, high: float) -> Rgb:
-        """Scores (H, W) over the grey image, from `low` to `high`."""
+        """Scores (H, W) as a heatmap on the gray image, from `low` to `high`."""
         return heatmap(grey(self.image), (values - low) / max(high - low, 1e-12), alpha=ALPHA)
 
     def hourglass(self, name: str) -> Hourglass:
-        """The way through a network, map by map."""
+        """The feature maps along the path through a network."""
         module = self.networks[name].module
         labels = self.networks[name].model(self.image).labels
         return hourglass(module, self.inputs(name), self.image, self.painted(labels))
 
 
-AT_ONCE = 32
-"""Windows that are classified together."""
+WINDOW_BATCH = 32
+"""Windows classified per batch."""
 
-IN_A_ROW = (
+SEQUENTIAL = (
     nn.Sequential, nn.Conv2d, nn.MaxPool2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Identity,
 )  # fmt: skip
-"""What an encoder may consist of so that its window is known; no branches that are added."""
+"""Modules allowed in an encoder for `slide`: without branches, its receptive field is known."""
 
 
 @dataclass(frozen=True, eq=False)
 class Slid:
-    """One classifier in two ways.
+    """The scores of a classifier, computed in two ways.
 
-    slid: scores float32 (K, h, w) of h * w windows, each classified alone. dense: the same of the
-    complete image, from one pass. window, stride: pixels. overlap: how many windows a pixel of the
-    framed image is in, on average.
+    slid: float32 (K, h, w), of h * w windows that were classified one by one. dense: the same
+    scores from one forward pass of the complete image. window, stride: pixels. overlap: mean
+    number of windows that contain a pixel of the padded image.
     """
 
     slid: Tensor
@@ -177,19 +177,19 @@ class Slid:
 
     @property
     def difference(self) -> float:
-        """The largest between two scores; they differ by what float32 rounds away."""
+        """The largest difference of two scores, which is float32 rounding error."""
         return float((self.slid - self.dense).abs().max())
 
 
 @torch.no_grad()
 def slide(network: FCN, image: Tensor) -> Slid:
-    """The classifier inside an FCN-32s: its encoder, and its scores as a fully connected layer.
+    """Apply the classifier inside an FCN-32s, its encoder and score layer, window by window.
 
-    Convolutions here add no border, so that a window is all that a score depends on; instead the
-    image gets a margin, as in the authors' code, and each cell a window around it.
+    Convolutions are not padded here, so that a score depends on its window only. Instead the image
+    is padded, as in the authors' code, so that each cell has a window around it.
 
-    network: of convolutions and max-pooling one after another (the backbones `tiny`, `vgg...`,
-    `alexnet`), fuse=score; OptionError for others. image: normalised float32 (1, 3, H, W).
+    network: a sequence of convolutions and max-pooling (the backbones `tiny`, `vgg...`,
+    `alexnet`), fuse=score; OptionError for others. image: normalized float32 (1, 3, H, W).
     """
     refuse_others(network)
     encoder = unpadded(network.backbone.stages)
@@ -207,7 +207,7 @@ def slide(network: FCN, image: Tensor) -> Slid:
     rows, columns = windows.shape[1:3]
     apart = windows.permute(1, 2, 0, 3, 4).flatten(0, 1)  # (h * w, 3, window, window)
     alone = torch.cat(
-        [classifier(apart[at : at + AT_ONCE]) for at in range(0, len(apart), AT_ONCE)]
+        [classifier(apart[at : at + WINDOW_BATCH]) for at in range(0, len(apart), WINDOW_BATCH)]
     )  # (h * w, K)
     dense = convolutions(framed[None])[0]  # (K, h, w)
     overlap = apart[:, 0].numel() / framed[0].numel()
@@ -215,12 +215,12 @@ def slide(network: FCN, image: Tensor) -> Slid:
 
 
 def refuse_others(network: FCN) -> None:
-    """OptionError for a network that `slide` can't take apart."""
+    """OptionError for a network that `slide` does not support."""
     parts = [type(part) for stage in network.backbone.stages.values() for part in stage.modules()]
-    strange = dict.fromkeys(part.__name__ for part in parts if part not in IN_A_ROW)
+    others = dict.fromkeys(part.__name__ for part in parts if part not in SEQUENTIAL)
     fuse = network.spec.fuse
-    if strange:
-        found = f"the backbone {network.spec.backbone} has {', '.join(strange)}"
+    if others:
+        found = f"the backbone {network.spec.backbone} has {', '.join(others)}"
     elif not isinstance(network.decoder, Decoder) or fuse != "score":
         found = f"this network has fuse={fuse}"
     else:
@@ -233,7 +233,7 @@ def refuse_others(network: FCN) -> None:
 
 
 def unpadded(stages: nn.ModuleDict) -> nn.Sequential:
-    """A copy of an encoder whose layers use pixels only, no zeros around them."""
+    """A copy of an encoder without padding."""
     encoder = copy.deepcopy(nn.Sequential(*stages.values())).eval()
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
@@ -244,7 +244,7 @@ def unpadded(stages: nn.ModuleDict) -> nn.Sequential:
 
 
 def window_of(encoder: nn.Module) -> int:
-    """Pixels, in height and width, that one element of an unpadded encoder's last map sees."""
+    """Receptive field of an unpadded encoder: the side of a square, in pixels."""
     size = 1
     for module in reversed(list(encoder.modules())):
         if isinstance(module, nn.Conv2d | nn.MaxPool2d):

@@ -1,4 +1,4 @@
-"""`fcnseg demo --paper`: the figures of the FCN paper, redone with networks trained for them."""
+"""`fcnseg demo --paper`: reproduce the figures of the FCN paper with newly trained networks."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 TINY = "tiny"
 
 TRAIN, VAL = 320, 40
-"""Synthetic images."""
+"""Number of synthetic images."""
 
 SHORT_SIDE = 192
-"""Pixels of the short side at which the networks see a user's images."""
+"""Short side of the network's input for the user's images."""
 
 SYNTHETIC = {"crop": (96, 96), "scale": (0.9, 1.1)}
 
 FIRST = {"backbone_weights": "none", "lr": 5e-3, "backbone_lr": 1.0}
-"""A training of `tiny` from nothing; pretrained backbones have the usual options."""
+"""Options to train `tiny` from scratch; pretrained backbones use the defaults."""
 
 NEXT = {"lr": 2e-3, "backbone_lr": 1.0}
-"""A training that starts from another network."""
+"""Options for a training that starts from another network."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One training. start: the step whose network it begins with; None: a new one."""
+    """One training. start: the step whose network it starts from; None for a new network."""
 
     start: str | None
     options: Mapping[str, Any]
@@ -61,12 +61,12 @@ STEPS = {
     "concat": Step("fcn32s", {"decoder": "fcn8s", "fuse": "concat", "width": 32}),
     "symmetric": Step("fcn32s", {"decoder": "fcn2s", "fuse": "concat", "width": 16}),
 }
-"""The trainings in order; each but the first takes half of the epochs."""
+"""The trainings in order; those that start from another take half of the epochs."""
 
 
 @dataclass(frozen=True)
 class PaperResult:
-    """What was made. index: the page with all sections. data: the dataset folder.
+    """The outputs. index: the page with all sections. data: the dataset folder.
 
     sections: in the order of the page. images: their files, in the same order.
     """
@@ -88,10 +88,10 @@ class PaperResult:
 
 
 def redo_paper(config: DemoConfig, out: Path, callback: Callback = no_callback) -> PaperResult:
-    """Train the networks in out/runs, draw every section's image and the page index.html.
+    """Train the networks in out/runs; write every section's image and the page index.html.
 
-    config.data: a dataset folder; None: a synthetic one is written to out/data. Raises what
-    fcnseg.train does; OptionError for an unknown backbone, and for images of other bands than RGB.
+    config.data: a dataset folder; None to write a synthetic one to out/data. Raises what
+    fcnseg.train does; OptionError for an unknown backbone, and for images that are not RGB.
     """
     begun = time.perf_counter()
     steps = steps_of(config.backbone)
@@ -118,9 +118,9 @@ def redo_paper(config: DemoConfig, out: Path, callback: Callback = no_callback) 
 
 
 def steps_of(backbone: str) -> dict[str, Step]:
-    """STEPS for a backbone; beside another than `tiny` a classifier of that one, too.
+    """STEPS for a backbone; for others than `tiny`, an additional classifier with `tiny`.
 
-    The symmetric network goes as far down as the backbone has features.
+    The symmetric network has skips down to the backbone's finest features.
     """
     network = build_empty(ModelSpec(backbone=backbone, num_classes=2, decoder="fcn32s"))
     symmetric = STEPS["symmetric"]
@@ -132,7 +132,7 @@ def steps_of(backbone: str) -> dict[str, Step]:
 def _train_all(
     steps: Mapping[str, Step], config: DemoConfig, data: Path, runs: Path, callback: Callback
 ) -> dict[str, TrainResult]:
-    """Every step's run, by its name."""
+    """Train every step; return the results by name."""
     results = {}
     for name, step in steps.items():
         options = {**step.options, **(SYNTHETIC if config.data is None else {})}
@@ -154,7 +154,7 @@ def _train_all(
 
 
 def _as_flags(options: Mapping[str, Any]) -> str:
-    """As they are written on the command line."""
+    """Options in command-line syntax."""
     words = []
     for name, value in options.items():
         if value is False:
@@ -165,7 +165,7 @@ def _as_flags(options: Mapping[str, Any]) -> str:
 
 
 def _lab(results: Mapping[str, TrainResult], samples: Sequence[Sample]) -> Lab:
-    """The trained networks; and, of some validation images, the one with the most classes."""
+    """The trained networks, and the validation image with the most classes."""
     networks = {name: _network(result) for name, result in results.items()}
     networks.setdefault("classifier", networks["fcn32s"])
     preprocess = fcnseg.Checkpoint.load(results["fcn8s"].best).preprocess

@@ -1,4 +1,4 @@
-"""Synthetic data: scenes of moving shapes, their labels, and a dataset folder of them."""
+"""Synthetic data: scenes of moving shapes with labels, and a dataset folder of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLASSES = ClassMap.of(
 )
 
 SIZE = (128, 160)
-"""Height and width of a synthetic image, in pixels; in other sizes everything is scaled."""
+"""Default height and width of a synthetic image, in pixels; other sizes are scaled."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A background and the things before it; later things hide earlier ones."""
+    """A background and shapes in front of it; later ones cover earlier ones."""
 
     size: tuple[int, int]
     things: tuple[Thing, ...]
@@ -51,7 +51,7 @@ class Scene:
 
 
 def make_scene(seed: int, size: tuple[int, int] = SIZE) -> Scene:
-    """A scene of three to six things, all chosen by the seed."""
+    """A random scene of three to six shapes, determined by the seed."""
     rng = np.random.default_rng(seed)
     unit = min(size) / min(SIZE)
     kinds = [1, 2, 3, *rng.integers(1, 4, rng.integers(0, 4))]
@@ -73,7 +73,7 @@ def draw(scene: Scene, time: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8
     labels = np.zeros(scene.size, np.uint8)
     for thing in scene.things:
         distance, u, v = _seen_from(thing, scene.size, time, y, x)
-        cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]  # one pixel of soft edge
+        cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]  # anti-aliased over one pixel
         image = image * (1 - cover) + _texture(thing, u, v) * cover
         labels[distance < 0] = thing.kind
     rng = np.random.default_rng((scene.seed, round(time * 1000)))
@@ -90,9 +90,9 @@ def write_dataset(
     size: tuple[int, int] = SIZE,
     callback: Callback = no_callback,
 ) -> int:
-    """images/ and labels/, each with train/ and val/, and classes.txt: a folder as users have it.
+    """Write a dataset folder: images/ and labels/, each with train/ and val/, and classes.txt.
 
-    Returns how many pairs were written.
+    Returns the number of pairs.
     """
     names = [
         f"{split}/{at:04}.png" for split, n in (("train", train), ("val", val)) for at in range(n)
@@ -128,7 +128,7 @@ def _color(rng: np.random.Generator, low: float = 30, high: float = 225) -> tupl
 
 
 def _ground(scene: Scene, y: Floats, x: Floats) -> Floats:
-    """(H, W, 3): two colors in slow waves."""
+    """The background (H, W, 3): two colors mixed by slow waves."""
     first, second, phase = scene.waves
     mix = 0.5 + 0.25 * (np.sin(x / first + phase) + np.cos(y / second + x / 50))
     low, high = (np.array(color) for color in scene.ground)
@@ -139,7 +139,7 @@ def _ground(scene: Scene, y: Floats, x: Floats) -> Floats:
 def _seen_from(
     thing: Thing, size: tuple[int, int], time: float, y: Floats, x: Floats
 ) -> tuple[Floats, Floats, Floats]:
-    """Signed distance to the thing's edge (negative inside), and its own two axes."""
+    """Signed distance to a shape's edge (negative inside), and coordinates along its two axes."""
     centre = [
         _bounce(at + speed * time, extent)
         for at, speed, extent in zip(thing.place, thing.velocity, size, strict=True)
@@ -152,7 +152,7 @@ def _seen_from(
 
 
 def _bounce(at: float, extent: int) -> float:
-    """A place that moves on a line of this extent and turns at its ends."""
+    """A coordinate reflected at both ends of 0..extent."""
     at = at % (2 * extent)
     return at if at < extent else 2 * extent - at
 
@@ -175,7 +175,7 @@ _DISTANCES = {1: _disk, 2: _box, 3: _star}
 
 
 def _texture(thing: Thing, u: Floats, v: Floats) -> Floats:
-    """(H, W, 3): disks shaded like balls, stripes on boxes, checks on stars."""
+    """(H, W, 3): disks shaded like spheres, stripes on boxes, a checkerboard on stars."""
     step = 2 * math.pi / thing.period
     if thing.kind == 1:
         wave = 0.5 - np.hypot(u + 0.3 * thing.radius, v + 0.3 * thing.radius) / thing.radius

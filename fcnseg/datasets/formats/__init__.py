@@ -60,7 +60,7 @@ def read_stored(pair: Pair, store: str, terms: Sequence[str]) -> RawLabels:
         raise
     except OSError as error:
         raise cannot_read(pair.labels, error) from None
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise MediaError(f"{pair.labels} is malformed: {reason(error)}.") from None
 
 
@@ -210,7 +210,7 @@ def _arrays_in(path: Path) -> str:
         names.extend(some)
         return some[0]
 
-    with suppress(Exception):  # decoders of strangers' bytes raise anything
+    with suppress(Exception):  # decoders raise anything on invalid data
         read_matlab(path.read_bytes(), choose)
     return f", which holds {', '.join(names[:6])}" if names else ""
 

@@ -67,14 +67,14 @@ def _page_count(path: Path) -> int:
     try:
         with open_with_pillow(path) as image:
             return int(getattr(image, "n_frames", 1))
-    except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception:  # noqa: BLE001 - decoders raise anything on invalid data
         return 0
 
 
 def _has_both(listing: Listing, name: str) -> bool:
     try:
         keys = {key.lower() for key in np.load(listing.path(name), allow_pickle=False).files}
-    except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception:  # noqa: BLE001 - decoders raise anything on invalid data
         return False
     return not keys.isdisjoint(IMAGE_KEYS) and not keys.isdisjoint(LABEL_KEYS)
 
@@ -158,7 +158,7 @@ def _cached(path: Path, changed: int, side: str) -> NDArray[Any]:
             refuse_claim(image.size, path.stat().st_size, path)
             count = int(getattr(image, "n_frames", 1))
             return np.stack([_page(image, page) for page in range(count)])
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise unreadable_image(path, error) from None
 
 
@@ -177,7 +177,7 @@ def _read_nifti(path: Path) -> NDArray[Any]:
     try:
         image: Any = nibabel.load(path)
         volume = np.asanyarray(image.dataobj)
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise MediaError(f"{path} can't be read: {reason(error)}.") from None
     volume = volume[..., 0] if volume.ndim == 4 else volume  # the first of several sequences
     if volume.ndim != 3:
@@ -189,7 +189,7 @@ def _read_arrays(path: Path, side: str) -> NDArray[Any]:
     keys = IMAGE_KEYS if side == "images" else LABEL_KEYS
     try:
         array = read_numpy(path, keys)
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise MediaError(f"{path} holds no array of {side}: {reason(error)}.") from None
     if array.ndim not in (2, 3, 4):
         raise MediaError(f"{path} holds no array of {side}: {array.ndim} dimensions.")

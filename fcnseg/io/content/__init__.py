@@ -1,4 +1,4 @@
-"""What kind of file some bytes are, what its header states, and what the formats' modules share."""
+"""Identify image formats and read their headers; shared by the modules for single formats."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _NETPBM_OR_ICON = re.compile(rb"P[1-6][\s#]|\0\0[\1\2]\0[^\0]\0", re.DOTALL)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 SEARCHED = 1 << 18
-"""Bytes from the beginning, in which headers are looked for."""
+"""Number of bytes at the beginning that are searched for headers."""
 
 MAX_PIXELS = 2**30
-"""Of an image, as OpenCV decodes them."""
+"""Maximum pixels of an image, OpenCV's limit."""
 
 _lock = threading.Lock()
-_readers: list[int | None] = []  # Pillow's own limit, once for each reader at work
+_readers: list[int | None] = []  # Pillow's own limit, once for each active reader
 
 _SRGB_GAMMA, _SAME_GAMMA = 1 / 2.2, 0.03
 
 
 @contextmanager
 def open_with_pillow(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
-    """Pillow's image, however large: to Pillow that is a possible attack, here the user's file.
+    """Open an image with Pillow, raising its limit on pixels to MAX_PIXELS.
 
-    Its limit is one of the process and is restored when the last reader has finished.
+    The limit is process-wide; it is restored when the last reader has finished.
     """
     with _lock:
         _readers.append(_readers[0] if _readers else Image.MAX_IMAGE_PIXELS)
@@ -62,14 +62,14 @@ def open_with_pillow(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
 
 
 def is_image(start: bytes) -> bool:
-    """Whether a file that begins with these bytes (12 at least) is an image."""
+    """Whether a file that begins with these bytes (at least 12) is an image."""
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     still = start[4:8] == b"ftyp" and start[8:12] in _STILL_BRANDS
     return webp or still or start.startswith(_MAGIC) or _NETPBM_OR_ICON.match(start) is not None
 
 
 def is_heif(data: bytes) -> bool:
-    """Whether the bytes are a HEIC photo, which Pillow and OpenCV can't read."""
+    """Whether the bytes are a HEIC photo, which Pillow and OpenCV can't decode."""
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[8:64]
 
 
@@ -90,7 +90,7 @@ _OTHERS = (
     (12, b"CgBI", "a PNG of Apple's own kind (CgBI)", "save it as PNG on a Mac, with sips"),
     (0, b"IIRO", "a camera's raw file", "develop it to a TIFF or JPEG first"),
 )
-"""Where a mark stands in a file, the mark, what the file is, and what to do with it."""
+"""Offset of a signature, the signature, the kind of file, and a hint."""
 
 _TEXTS = (("<svg", "an SVG drawing", "save it as PNG"),
           ("<html", "a web page", "the download may have failed: open it in a browser"),
@@ -99,9 +99,9 @@ _TEXTS = (("<svg", "an SVG drawing", "save it as PNG"),
 
 
 def name_other(start: bytes) -> tuple[str, str] | None:
-    """What a file is that is neither an image nor a video, and a hint; None for unknown content.
+    """The kind of a file that is neither an image nor a video, and a hint; None if unknown.
 
-    start: its first bytes, 400 at least.
+    start: its first bytes, at least 400.
     """
     for at, mark, kind, hint in _OTHERS:
         if start[at : at + len(mark)] == mark:
@@ -122,7 +122,7 @@ def is_npy(data: bytes) -> bool:
 
 
 def as_bgr(values: NDArray[np.generic]) -> NDArray[np.generic]:
-    """RGB(A) as OpenCV orders it; grey, with opacity or without, as grey or BGRA."""
+    """RGB(A) in OpenCV's order; gray as (H, W), gray with opacity as BGRA."""
     channels = values.shape[2]
     if channels == 2:
         values, channels = values[:, :, [0, 0, 0, 1]], 4
@@ -132,7 +132,7 @@ def as_bgr(values: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def add_png_transparency(data: bytes, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Grey PNG pixels as BGRA where one value is transparent (tRNS), which OpenCV ignores."""
+    """Gray PNG pixels as BGRA if one value is transparent (tRNS), which OpenCV ignores."""
     if data[:4] != b"\x89PNG" or data[25:26] != b"\0" or pixels.ndim != 2:
         return pixels
     if len(stated := _before_pixels(data).get(b"tRNS", b"")) != 2:
@@ -147,7 +147,7 @@ def add_png_transparency(data: bytes, pixels: NDArray[np.generic]) -> NDArray[np
 
 
 def upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """An image turned and mirrored as EXIF's orientation (1..8) says."""
+    """An image rotated and mirrored by EXIF's orientation (1..8)."""
     if orientation >= 5:
         image = image.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -158,9 +158,9 @@ def upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def may_be_turned(data: bytes) -> bool:
-    """Whether an image must be opened to know: Pillow decodes a whole PNG to find no EXIF data.
+    """Whether an image may have an EXIF orientation; Pillow would decode a whole PNG to find out.
 
-    A TIFF is turned by what decodes it.
+    False for TIFF, which its decoders rotate.
     """
     if is_tiff(data):
         return False
@@ -172,7 +172,7 @@ def may_be_turned(data: bytes) -> bool:
 
 
 def may_have_profile(data: bytes) -> bool:
-    """Whether an image file's bytes announce an ICC profile; costs next to nothing."""
+    """Whether an image file may have an ICC profile, by a cheap search of its header."""
     if data[:2] == b"\xff\xd8":
         return data.find(b"ICC_PROFILE\0", 0, SEARCHED) >= 0
     if data[:4] == b"\x89PNG":
@@ -185,7 +185,7 @@ def may_have_profile(data: bytes) -> bool:
 
 
 def coded_colors(data: bytes) -> tuple[int, int] | None:
-    """The numbers of primaries and transfer (ITU-T H.273) that an AVIF, HEIC or PNG states."""
+    """The code points of primaries and transfer (ITU-T H.273) in an AVIF, HEIC or PNG."""
     if data[4:8] == b"ftyp":
         at = data.find(b"colrnclx", 0, SEARCHED)
         found = data[at + 8 : at + 12] if at >= 0 else b""
@@ -195,7 +195,7 @@ def coded_colors(data: bytes) -> tuple[int, int] | None:
 
 
 def stated_gamma(data: bytes) -> float | None:
-    """The gamma of a PNG that states another than sRGB's (gAMA); None for all else."""
+    """The gamma of a PNG (gAMA) if it differs from sRGB's; else None."""
     chunks = _before_pixels(data)
     if len(stated := chunks.get(b"gAMA", b"")) != 4 or chunks.keys() & {b"iCCP", b"sRGB", b"cICP"}:
         return None
@@ -204,7 +204,7 @@ def stated_gamma(data: bytes) -> float | None:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """The chunks of a PNG in order: kind and content, which may be truncated; none of others."""
+    """Yield type and content of a PNG's chunks; the last may be truncated. Nothing otherwise."""
     at, view = 8, memoryview(data)
     while data[:4] == b"\x89PNG" and at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
@@ -221,24 +221,24 @@ def _before_pixels(data: bytes) -> dict[bytes, memoryview]:
 
 
 REDUCED = 5
-"""The bits of NewSubfileType of what is no page: a smaller version, a mask."""
+"""Bits of NewSubfileType that mark a reduced version or a mask instead of a page."""
 
 _SUBFILE_TYPE, _SIZE_TAGS = 254, (256, 257)
 """NewSubfileType; ImageWidth and ImageLength."""
 
-_MOST_TAGS = 4096  # of a page; libtiff reads no more either
+_MOST_TAGS = 4096  # per page; libtiff's limit, too
 
 _SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of a value of a tag, by its type; 1 for others."""
+"""Bytes per value by a tag's type; 1 for others."""
 
 _INTEGERS = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q", 18: "Q"}
 
 Read = Callable[[int, int], bytes]
-"""Bytes of a file: from where on, and how many; fewer where it ends."""
+"""Reads bytes of a file: offset, count -> bytes; fewer at the end."""
 
 
 class TiffTag(NamedTuple):
-    """A tag: its number, the type and the number of its values, and these, or where they stand."""
+    """A tag: its number, the type and count of its values, and the values or their offset."""
 
     code: int
     kind: int
@@ -247,15 +247,15 @@ class TiffTag(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of its values."""
+        """Size of its values in bytes."""
         return self.length * _SIZES.get(self.kind, 1)
 
 
 class TiffForm:
-    """How a TIFF or BigTIFF that begins so stores its numbers.
+    """Byte order and offset size of a TIFF or BigTIFF, from its first bytes.
 
-    order: of bytes, as `struct` writes it. inline: bytes of values that stand in their tag itself.
-    place: how a place is stored.
+    order: byte order, as in `struct`. inline: maximum bytes of values stored in the tag itself.
+    place: format of an offset.
     """
 
     def __init__(self, start: bytes) -> None:
@@ -266,14 +266,14 @@ class TiffForm:
         self._tag = struct.Struct(f"{self.order}HH{place}{self.inline}s")
 
     def read_place(self, read: Read, at: int) -> int:
-        """The place that a file says; struct.error where it ends before."""
+        """Read an offset; struct.error at the end of the file."""
         return int(self.place.unpack(read(at, self.inline))[0])
 
     def read_tags(self, read: Read, at: int) -> tuple[list[TiffTag], int]:
-        """The tags listed at a place, as far as they are there, and where the list ends.
+        """Read the tags of a directory, as far as present, and the offset of its end.
 
-        There stands the place of the next list. struct.error where nothing says how many tags
-        there are.
+        The offset of the next directory is stored there. struct.error if the number of tags is
+        missing.
         """
         (count,) = self._count.unpack(read(at, self._count.size))
         at += self._count.size
@@ -282,11 +282,11 @@ class TiffForm:
         return [*map(TiffTag._make, self._tag.iter_unpack(whole))], at + count * self._tag.size
 
     def place_of(self, tag: TiffTag) -> int | None:
-        """Where a tag's values stand; None for those in the tag itself."""
+        """The offset of a tag's values; None if they are in the tag itself."""
         return int(self.place.unpack(tag.stored)[0]) if tag.size > self.inline else None
 
     def numbers(self, tag: TiffTag, read: Read) -> tuple[int, ...]:
-        """A tag's whole numbers; () for other values. struct.error where the file ends before."""
+        """A tag's integers; () for other types. struct.error if the file ends before."""
         if tag.kind not in _INTEGERS:
             return ()
         place = self.place_of(tag)
@@ -295,9 +295,9 @@ class TiffForm:
 
 
 def page_offsets(data: bytes) -> Iterator[int]:
-    """Where the pages of a TIFF or BigTIFF stand, smaller versions and masks left out.
+    """Yield the offsets of a TIFF's or BigTIFF's pages, without reduced versions and masks.
 
-    Of a broken one those that can be found.
+    Of a damaged file, those that can be found.
     """
     form, read, seen = TiffForm(data), reader_of(data), {0}
     with suppress(struct.error):
@@ -312,19 +312,19 @@ def page_offsets(data: bytes) -> Iterator[int]:
 
 
 def reader_of(data: bytes) -> Read:
-    """What reads of these bytes."""
+    """A Read function for bytes in memory."""
     return lambda at, count: data[at : at + count]
 
 
 def first_tags(data: bytes) -> tuple[list[TiffTag], int]:
-    """The tags of a TIFF's first page, and where their list ends; struct.error without a page."""
+    """The tags of a TIFF's first page, and the offset of their end; struct.error without a page."""
     for at in page_offsets(data):
         return TiffForm(data).read_tags(reader_of(data), at)
     raise struct.error("no page")
 
 
 def page_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) that the first page's tags state; None where they are not there."""
+    """(width, height) in the first page's tags; None if missing."""
     form, read = TiffForm(data), reader_of(data)
     try:
         tags = {tag.code: tag for tag in first_tags(data)[0]}
@@ -335,9 +335,9 @@ def page_size(data: bytes) -> tuple[int, int] | None:
 
 
 def tiff_page(data: bytes, page: int = 0) -> bytes:
-    """The same TIFF beginning with one of its pages, from 0 on: no value and no tag is changed.
+    """The same TIFF with another page as its first, from 0 on; values and tags are unchanged.
 
-    Other files as they are, and a TIFF without that page.
+    Other files, and a TIFF without that page, are returned unchanged.
     """
     form = TiffForm(data)
     offset = next(itertools.islice(page_offsets(data), page, None), None) if is_tiff(data) else None

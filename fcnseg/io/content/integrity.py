@@ -1,6 +1,6 @@
-"""Whether an image file's size and data are as it states: decoders fill in what is missing.
+"""Check that image files are complete, as decoders silently fill in missing data.
 
-And the error for a file that can't be read.
+Also the error for a file that can't be read.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from fcnseg.io.content import (
 )
 
 _PLAIN = 2**26
-"""Pixels that any file may claim: 67 megapixels of one color are 38 bytes of lossless WebP."""
+"""Pixels that any file may state: 67 megapixels of one color are 38 bytes of lossless WebP."""
 
 _PER_BYTE = 2**14
-"""Pixels that one byte may stand for in a larger image. Deflate (PNG, TIFF) at one bit a pixel
-reaches 8256, LZW 10,700, JPEG 512."""
+"""Maximum pixels per byte of larger images. Deflate (PNG, TIFF) with one bit per pixel reaches
+8256, LZW 10,700, JPEG 512."""
 
-_NO_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # Pillow names them, and can't read them
+_NO_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # identified by Pillow, but not readable
 
 _PNG = b"\x89PNG"
 _EXR = b"v/1\1"
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Values of a pixel, by a PNG's type of color."""
+"""Number of channels by a PNG's color type."""
 
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
           (0, 1, 1, 2))  # fmt: skip
-"""The passes of an interlaced PNG: first column and row, and the steps to the next ones."""
+"""The passes of an interlaced PNG: first column and row, column and row increments."""
 
-_GREY = 128  # of what libjpeg has no data for
+_GREY = 128  # libjpeg's value for missing data
 
 
 _PNM = re.compile(rb"P([4-6])\s+(\d{1,6})\s+(\d{1,6})(?:\s+(\d{1,5}))?\s")
@@ -56,45 +56,45 @@ _PNM = re.compile(rb"P([4-6])\s+(\d{1,6})\s+(\d{1,6})(?:\s+(\d{1,5}))?\s")
 
 @contextmanager
 def opened_image(data: bytes, name: str | Path) -> Iterator[Image.Image]:
-    """Pillow's image of a file's bytes, of a TIFF its first page.
+    """Open a file's bytes with Pillow; the first page of a TIFF.
 
-    MediaError for one that claims too much, or that can't be opened or decoded in the block.
+    MediaError if its stated size is implausible, or if opening or decoding in the block fails.
     """
     check_claim(data, name)
     try:
         with open_with_pillow(io.BytesIO(tiff_page(with_end(data)))) as image:
             yield image
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise unreadable_image(name, error, data) from None
 
 
 def is_known_to_pillow(path: Path) -> bool:
-    """Whether a file without a known beginning is an image all the same (PCX, TGA, SGI ...)."""
+    """Whether Pillow identifies a file without a known signature as an image (PCX, TGA ...)."""
     try:
         with open_with_pillow(path) as image:
             return image.format not in _NO_IMAGES
-    except Exception:  # noqa: BLE001 - Pillow's guesses may fail in any way
+    except Exception:  # noqa: BLE001 - Pillow may raise anything
         return False
 
 
 def check_claim(data: bytes, name: str | Path) -> None:
-    """MediaError for an image file that claims more pixels than its bytes can stand for.
+    """MediaError for an image file that states more pixels than its bytes can hold.
 
-    A damaged or hostile file of a kilobyte may claim what takes gigabytes and minutes to decode;
-    a damaged size of a PNG, which FFmpeg takes, does not go with its checksum.
+    A damaged or malicious file of a kilobyte may state a size that takes gigabytes and minutes to
+    decode. A PNG's header is verified by its checksum, which FFmpeg does not do.
     """
     if data[:4] == _PNG and zlib.crc32(data[12:29]) != int.from_bytes(data[29:33], "big"):
         raise MediaError(
             f"{name} is damaged: its size does not match its checksum.",
             hint="the file is damaged: copy or download it again",
         )
-    if len(data) * _PER_BYTE >= MAX_PIXELS:  # whatever it claims
+    if len(data) * _PER_BYTE >= MAX_PIXELS:  # large enough for any size
         return
     refuse_claim(claimed_size(data), len(data), name)
 
 
 def refuse_claim(size: tuple[int, int] | None, length: int, name: str | Path) -> None:
-    """MediaError where (width, height) are too much for a file of so many bytes; None passes."""
+    """MediaError if (width, height) is too large for a file of `length` bytes; accepts None."""
     if size is None or size[0] * size[1] <= max(_PLAIN, length * _PER_BYTE):
         return
     raise MediaError(
@@ -104,7 +104,7 @@ def refuse_claim(size: tuple[int, int] | None, length: int, name: str | Path) ->
 
 
 def claimed_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) that the header of an image file states; None where it is not found."""
+    """(width, height) in the header of an image file; None if not found."""
     if data[:4] == _PNG and len(data) >= 24:
         return struct.unpack_from(">II", data, 16)
     if data[:2] == b"\xff\xd8":
@@ -116,7 +116,7 @@ def claimed_size(data: bytes) -> tuple[int, int] | None:
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             return image.size
-    except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception:  # noqa: BLE001 - decoders raise anything on invalid data
         return _size_in_lines(data[:4096])
 
 
@@ -133,7 +133,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """The markers of a JPEG up to its pixels, and where each stands."""
+    """Yield the markers of a JPEG before its pixels, with their offsets."""
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -145,7 +145,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """By hand: Pillow takes memory for two images when it opens one."""
+    """The size of a WebP file; Pillow would allocate two images to open it."""
     kind, head = data[12:16], data[20:30]
     if len(head) < 10:
         return None
@@ -159,7 +159,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _size_in_lines(head: bytes) -> tuple[int, int] | None:
-    """Of Radiance and OpenEXR, which Pillow does not know."""
+    """The size of Radiance and OpenEXR files, which Pillow does not know."""
     if found := re.search(rb"\n-Y (\d{1,9}) \+X (\d{1,9})\n", head):
         return int(found[2]), int(found[1])
     if found := re.search(rb"dataWindow\0box2i\0\x10\0\0\0(.{16})", head, re.DOTALL):
@@ -169,7 +169,7 @@ def _size_in_lines(head: bytes) -> tuple[int, int] | None:
 
 
 def stated_length(start: bytes) -> int | None:
-    """The bytes of an image whose first ones say so: BMP, WebP, PBM, PGM, PPM; None for others.
+    """The file length stated by the header of BMP, WebP, PBM, PGM or PPM; None for other formats.
 
     start: its first 64 bytes.
     """
@@ -186,15 +186,15 @@ def stated_length(start: bytes) -> int | None:
 
 
 def is_cut(data: bytes) -> bool:
-    """Whether a JPEG or PNG has no end.
+    """Whether the end marker of a JPEG or PNG is missing.
 
-    OpenCV fills what is missing of a JPEG with grey and says nothing; for a PNG its library
-    writes to the terminal, and takes as much memory as a chunk claims to need. Inside a JPEG's
-    scan 0xff is always followed by 0x00 or a restart marker, so the last end-of-image stands
-    after the last start-of-scan in every whole file.
+    OpenCV silently fills missing parts of a JPEG with gray; for a PNG its library prints to the
+    terminal and allocates the stated size of a chunk. Inside a JPEG's scan 0xff is always followed
+    by 0x00 or a restart marker, so in a complete file the last end-of-image is after the last
+    start-of-scan.
     """
     if data[:2] == b"\xff\xd8":
-        if data.endswith(_END):  # as nearly all do: no need to look through them
+        if data.endswith(_END):  # the common case, without a search
             return False
         return data.rfind(_END) < data.rfind(b"\xff\xda")
     return data[:4] == _PNG and all(kind != b"IEND" for kind, _ in png_chunks(data))
@@ -206,29 +206,29 @@ _OTHER_BITS = tuple(
     b"".join(bits * 32 + bytes((0xFF, 0xD0 + number)) for number in range(8))
     for bits in (b"\x55\x13", b"\xaa\x77", b"\xf0\x31", b"\xc9\xe2")
 )
-"""What may follow in a JPEG's scan, restart markers included."""
+"""Bits that might continue a JPEG's scan, including restart markers."""
 
 
 def with_end(data: bytes) -> bytes:
-    """An image file's bytes; of a JPEG that lacks the end-of-image marker alone, with one.
+    """An image file's bytes; adds the end-of-image marker to a JPEG that lacks nothing else.
 
-    Such a JPEG is the same whatever bits follow: none of its pixels' is missing. Of several scans
-    (progressive, or a color after the other) another might follow, so these are left as they are.
+    Such a JPEG decodes to the same pixels whatever bits follow. Files with several scans
+    (progressive, or one per component) are unchanged, as another scan might be missing.
     """
     if data[:2] != b"\xff\xd8" or not is_cut(data) or not _is_one_scan(data):
         return data
-    data, seen = data.rstrip(b"\xff"), set()  # half of a marker may be there
+    data, seen = data.rstrip(b"\xff"), set()  # it may end with half a marker
     for bits in (b"", *_OTHER_BITS):
         try:
             with open_with_pillow(io.BytesIO(data + bits + _END)) as image:
                 seen.add(zlib.crc32(image.tobytes()))
-        except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        except Exception:  # noqa: BLE001 - decoders raise anything on invalid data
             return data
     return data + _END if len(seen) == 1 else data
 
 
 def _is_one_scan(data: bytes) -> bool:
-    """Whether a JPEG is not progressive, and its first scan holds all its colors."""
+    """Whether a JPEG is not progressive and its first scan contains all components."""
     colors = 0
     for marker, at in _segments(data):
         if marker in (0xC0, 0xC1):
@@ -239,12 +239,12 @@ def _is_one_scan(data: bytes) -> bool:
 
 
 def check_rows(data: bytes, pixels: NDArray[Any] | None, name: str) -> None:
-    """MediaError for a JPEG, PNG or OpenEXR file with an end whose last rows are not in it.
+    """MediaError for a JPEG, PNG or OpenEXR file with an end marker but without its last rows.
 
-    pixels: what was decoded, of a JPEG; None for a PNG that OpenCV refused and for OpenEXR.
+    pixels: the decoded JPEG; None for a PNG that OpenCV refused and for OpenEXR.
     """
     if data[:2] == b"\xff\xd8":
-        short = pixels is not None and ends_in_grey(pixels) and not _is_sound_jpeg(data)
+        short = pixels is not None and ends_in_grey(pixels) and not _is_intact_jpeg(data)
     else:
         short = (data[:4] == _PNG and _lacks_rows(data)) or (data[:4] == _EXR and _is_cut_exr(data))
     if short:
@@ -252,12 +252,12 @@ def check_rows(data: bytes, pixels: NDArray[Any] | None, name: str) -> None:
 
 
 def ends_in_grey(pixels: NDArray[Any], block: int = 8) -> bool:
-    """Whether the last block of pixels is what libjpeg fills in where a JPEG's data end."""
+    """Whether the last block of pixels has the gray that libjpeg uses for missing data."""
     return pixels.dtype == np.uint8 and bool((pixels[-block:, -block:] == _GREY).all())
 
 
-def _is_sound_jpeg(data: bytes) -> bool:
-    """Whether FFmpeg, which does not fill in, decodes a JPEG; True where it is not there."""
+def _is_intact_jpeg(data: bytes) -> bool:
+    """Whether FFmpeg decodes a JPEG without errors; True without PyAV."""
     try:
         import av
     except ImportError:
@@ -270,15 +270,15 @@ def _is_sound_jpeg(data: bytes) -> bool:
                 return True
     except av.InvalidDataError:
         return False
-    except Exception:  # noqa: BLE001 - of a kind that FFmpeg does not know
+    except Exception:  # noqa: BLE001 - a variant that FFmpeg does not support
         return True
     return False
 
 
 def _lacks_rows(data: bytes) -> bool:
-    """Whether a PNG's compressed data are of fewer bytes than its rows take, or do not end.
+    """Whether a PNG's compressed data are too short for its rows, or do not end.
 
-    Where a disk or a download put zeros in place of the rest, these decompress to rows, too.
+    The end is checked because zeros, left by a disk or a download, decompress to rows, too.
     """
     width, height, bits, color, *_, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     missing = 0
@@ -298,11 +298,11 @@ def _lacks_rows(data: bytes) -> bool:
 
 
 def _is_cut_exr(data: bytes) -> bool:
-    """Whether a piece that the offsets after an OpenEXR file's header name is not all there."""
+    """Whether an OpenEXR file ends before the last chunk of its offset table."""
     (flags,) = struct.unpack_from("<I", data, 4)
-    if flags & 0x1800:  # several parts, or deep data: laid out in another way
+    if flags & 0x1800:  # several parts or deep data, which have another layout
         return False
-    at, sizes = 8, 16 if flags & 0x200 else 4  # a piece begins with its tile's place, or its row
+    at, sizes = 8, 16 if flags & 0x200 else 4  # a chunk begins with its tile coordinates or row
     try:
         while data[at]:  # name, type, size, value
             at = data.index(b"\0", data.index(b"\0", at) + 1) + 1
@@ -318,7 +318,7 @@ def _is_cut_exr(data: bytes) -> bool:
 
 
 def unreadable_image(path: str | Path, error: BaseException, data: bytes = b"") -> MediaError:
-    """The MediaError for a file that can't be read, saying what was found; data: its bytes."""
+    """The MediaError for a file that can't be read, with the reason; data: its bytes."""
     if isinstance(error, MediaError):
         return error
     if isinstance(error, FileNotFoundError):

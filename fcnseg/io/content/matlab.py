@@ -1,9 +1,8 @@
-"""Matlab's .mat files, versions 4 to 7, read as the format's description has them.
+"""Read Matlab's .mat files, versions 4 to 7, following the format's specification.
 
-Every size that a file states is compared with what it holds, so that a damaged one ends in a
-ValueError: SciPy's reader crashes the process on some and does not return from others. The names
-and nesting of variables are kept, Matlab's classes are not: numbers come in the type that they
-are stored in.
+Every stated size is checked against the data, so that a damaged file raises ValueError; SciPy's
+reader crashes the process on some and hangs on others. Numbers keep the type in which they are
+stored, which may differ from Matlab's class.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-_LARGEST = 1 << 30  # bytes of one variable, unpacked
+_LARGEST = 1 << 30  # maximum bytes of a variable, decompressed
 
-_HEAD = 1 << 12  # bytes of a packed variable in which its class, shape and name stand
+_HEAD = 1 << 12  # bytes of a compressed variable that contain its class, shape and name
 
 _MATRIX, _PACKED = 14, 15
 
@@ -28,19 +27,19 @@ _STORED = {
     1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8",
     16: "u1",
 }  # fmt: skip
-"""NumPy's types of an element's numbers."""
+"""NumPy's type for an element's data type."""
 
 _STORED_4 = ("f8", "f4", "i4", "i2", "u2", "u1")
 
 _CELL, _STRUCT, _OBJECT, _NUMBERS = 1, 2, 3, range(6, 16)
-"""Matlab's classes that may hold labels; not texts, sparse matrices, functions."""
+"""Matlab's classes that may contain labels; not char, sparse or function_handle."""
 
 _OPAQUE, _COMPLEX = 17, 1 << 11
 
 
 @dataclass(frozen=True)
 class _Variable:
-    """An array of a file: its class and shape, and the elements that follow them."""
+    """An array: its class and shape, and the elements that follow."""
 
     name: str
     kind: int
@@ -49,11 +48,11 @@ class _Variable:
 
 
 def read_matlab(data: bytes, choose: Callable[[Sequence[str]], str]) -> NDArray[np.generic]:
-    """The numbers of a file's variable, at least 2 axes, of the type that they are stored in.
+    """Read the numbers of a variable, at least 2 dimensions, in the type in which they are stored.
 
-    choose: tells the variable's name among all, and a struct's field among its fields. ValueError
-    for what is no such file, damaged, or holds no numbers there, or several structs or cells:
-    which of them is meant (BSDS500: a cell for each person who drew) the file doesn't say.
+    choose: selects a variable's name, or a struct's field, from a list. ValueError for another
+    format, damage, no numbers, and for several structs or cells, as the file does not say which
+    one to use (BSDS500: a cell for each annotator).
     """
     if 0 in data[:4]:
         arrays = dict(_version_4(data))
@@ -74,12 +73,12 @@ def read_matlab(data: bytes, choose: Callable[[Sequence[str]], str]) -> NDArray[
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
-    """The type and content of each element; ValueError where one ends beyond the data."""
+    """Yield the type and content of each element; ValueError if one ends beyond the data."""
     at = 0
     while at + 8 <= len(data):
         kind, size = struct.unpack_from(f"{order}II", data, at)
         start, room = at + 8, -size % 8
-        if kind >> 16:  # up to four bytes stand in the head itself
+        if kind >> 16:  # a small element: up to four bytes in the header itself
             kind, size, start, room = kind & 0xFFFF, kind >> 16, at + 4, 0
             if size > 4:
                 raise ValueError(f"a small element of {size} bytes")
@@ -90,7 +89,7 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
 
 
 def _unpacked(kind: int, content: memoryview, order: str, most: int) -> memoryview:
-    """A variable's elements; of a packed one those in its first `most` bytes, if it is longer."""
+    """A variable's elements; of a compressed one at most those in its first `most` bytes."""
     if kind == _MATRIX:
         return content
     if kind != _PACKED:
@@ -118,7 +117,7 @@ def _variable(content: memoryview, order: str) -> _Variable:
         raise ValueError("an empty array")
     (flags,) = struct.unpack_from(f"{order}I", first[0])
     kind = flags & 0xFF
-    if kind == _OPAQUE or flags & _COMPLEX:  # the former has no shape
+    if kind == _OPAQUE or flags & _COMPLEX:  # an opaque one has no shape
         return _Variable("", 0, (), parts)
     shape = np.frombuffer(first[1], f"{order}i4")
     name = bytes(next(parts, (0, memoryview(b"")))[1]).decode("latin-1")
@@ -130,7 +129,7 @@ def _variable(content: memoryview, order: str) -> _Variable:
 def _numbers(
     variable: _Variable, order: str, choose: Callable[[Sequence[str]], str]
 ) -> NDArray[np.generic]:
-    """The numbers of a variable, or of what stands in its struct or cell."""
+    """The numbers of a variable, or of the content of its struct or cell."""
     while variable.kind in (_CELL, _STRUCT, _OBJECT):
         if (count := prod(variable.shape)) != 1:
             raise ValueError(f"{count} cells or structs, of several drawings or objects, not one")
@@ -153,7 +152,7 @@ def _numbers(
 
 
 def _field(variable: _Variable, order: str, choose: Callable[[Sequence[str]], str]) -> int:
-    """Which of a struct's fields is meant; its names stand before the values of the first."""
+    """The index of the chosen field of a struct; the names precede the values."""
     texts = [bytes(part) for _, part in islice(variable.parts, 3 - (variable.kind == _STRUCT))]
     if len(texts) < 2 or len(texts[-2]) != 4:
         raise ValueError("a struct without names")
@@ -168,7 +167,7 @@ def _field(variable: _Variable, order: str, choose: Callable[[Sequence[str]], st
 
 
 def _version_4(data: bytes) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Each matrix of numbers: a head of five numbers, the name, the columns."""
+    """Yield each numeric matrix: a header of five numbers, the name, the columns."""
     at = 0
     while at < len(data):
         if at + 20 > len(data):
@@ -183,7 +182,7 @@ def _version_4(data: bytes) -> Iterator[tuple[str, NDArray[np.generic]]]:
         at = start + size * (2 if imaginary else 1)
         if at > len(data):
             raise ValueError(f"a matrix of {size} bytes where {len(data) - start} are left")
-        if form % 10 == 0 and not imaginary:  # else texts, sparse matrices, complex numbers
+        if form % 10 == 0 and not imaginary:  # else text, sparse or complex
             numbers = np.frombuffer(data, dtype, height * width, start)
             name = data[start - named : start].partition(b"\0")[0].decode("latin-1")
             yield name, numbers.reshape((height, width), order="F")

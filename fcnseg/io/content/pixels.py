@@ -1,7 +1,7 @@
-"""Stored values as pixels: any depth as 8 bits, and formats that neither OpenCV nor Pillow reads.
+"""Conversion of any depth to 8 bits, and decoders for what OpenCV and Pillow do not read correctly.
 
-PGM, PPM, PAM and NumPy's own files, to the values that they state; HEIC, JPEG XL, EXR, DPX, JPEG
-of 12 bits by other packages, where they are installed.
+PGM, PPM and PAM with their stated maximum, .npy files; HEIC, JPEG XL, EXR, DPX and 12-bit JPEG by
+other packages, if installed.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _JPEG_FRAME = re.compile(
 """A JPEG's frame header; 0xf7 is JPEG-LS."""
 
 _DEPTHS = (8, 10, 12, 14)
-"""Bits of sensors whose values are stored in 16 as they are."""
+"""Bit depths of sensors whose values are stored unscaled in 16 bits."""
 
 
 def shown_levels(
     pixels: NDArray[np.generic], data: bytes, name: str, *, maximum: int | None = None
 ) -> NDArray[np.uint8]:
-    """Grey, BGR or BGRA of an image file of these bytes as uint8, by the gamma that it states.
+    """Convert gray, BGR or BGRA of an image file to uint8, by its stated gamma.
 
-    Radiance's light is shown as a screen does it. name, maximum: as of `eight_bits`.
+    Radiance's light is tone-mapped. data: the file. name, maximum: see `eight_bits`.
     """
     if data.startswith(_RADIANCE) and pixels.dtype == np.float32:
         return of_light(pixels)
@@ -55,12 +55,12 @@ def shown_levels(
 def eight_bits(
     pixels: NDArray[np.generic], name: str, *, maximum: int | None = None
 ) -> NDArray[np.uint8]:
-    """Values of any type as uint8; name: for the MediaError.
+    """Convert values of any type to uint8; name: for the MediaError.
 
-    maximum: the value of white, where the file states it. Else 16 bits are scaled by the least
-    of 8, 10, 12, 14 and 16 bits that holds the largest value; floats are 0..1 (up to 2 is white),
-    or 0..255 where they exceed 2, and stretched from their least to their largest value where they
-    exceed that, as integers of other types are.
+    maximum: the value of white, if the file states it. Otherwise uint16 is scaled by the smallest
+    of 8, 10, 12, 14 and 16 bits that holds the maximum. Floats are in 0..1 (up to 2 is white), or
+    in 0..255 if they exceed 2, and stretched from minimum to maximum if they exceed that, as are
+    other integers.
     """
     if pixels.dtype == np.uint8:
         if maximum in (None, 255):
@@ -82,7 +82,7 @@ def eight_bits(
 
 
 def _stretched(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Floats and wide integers; what is not finite is the least value."""
+    """Convert floats and wide integers; values that are not finite become the minimum."""
     values = pixels.astype(np.float32)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
@@ -94,13 +94,13 @@ def _stretched(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def _scaled(values: NDArray[np.generic], low: float, high: float) -> NDArray[np.uint8]:
-    """low..high as 0..255, rounded."""
+    """Map low..high to 0..255, rounded."""
     wide = (values.astype(np.float64) - low) * (255 / max(high - low, 1e-30))
     return np.clip(np.floor(wide + 0.5), 0, 255).astype(np.uint8)
 
 
 def over_white(rgb: NDArray[np.uint8], opacity: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGB (H, W, 3) laid over white; opacity is (H, W), 255 where nothing shows through."""
+    """RGB (H, W, 3) composited over white; opacity is (H, W), 255 is opaque."""
     if opacity.min() == 255:
         return np.ascontiguousarray(rgb)
     alpha = opacity[:, :, None].astype(np.uint16)
@@ -108,9 +108,9 @@ def over_white(rgb: NDArray[np.uint8], opacity: NDArray[np.uint8]) -> NDArray[np
 
 
 def decode_netpbm(data: bytes) -> tuple[NDArray[np.generic], int] | None:
-    """PGM, PPM and PAM with their stated maximum: BGR or grey values, and that of white.
+    """Decode PGM, PPM and PAM: BGR or gray values, and the stated value of white.
 
-    None for other files, and for what is not whole.
+    None for other files and incomplete ones.
     """
     is_text, raster = data[:2] in (b"P2", b"P3"), b""
     gap = rb"(?:\s|#[^\n]*\n)+"
@@ -137,13 +137,13 @@ def decode_netpbm(data: bytes) -> tuple[NDArray[np.generic], int] | None:
         else:
             values = np.frombuffer(raster, np.uint8 if maximum < 256 else ">u2", count)
         values = values.reshape(height, width, channels)
-    except (ValueError, OverflowError):  # too few, or not all of them are numbers
+    except (ValueError, OverflowError):  # too few values, or not numbers
         return None
     return as_bgr(values.astype(values.dtype.newbyteorder("="))), maximum
 
 
 def jpeg_2000_maximum(data: bytes) -> int | None:
-    """The value of white that a JPEG 2000 image states (its SIZ marker); None for other files."""
+    """The value of white of a JPEG 2000 image (from its SIZ marker); None for other files."""
     if not data.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
         return None
     at = data.find(b"\xff\x4f\xff\x51") + 42  # ITU-T T.800, A.5.1
@@ -151,14 +151,14 @@ def jpeg_2000_maximum(data: bytes) -> int | None:
 
 
 def decode_npy(data: bytes, name: str) -> NDArray[np.generic]:
-    """An array saved by NumPy as (H, W, C); nothing is unpickled.
+    """Decode a .npy file as (H, W, C), without pickle.
 
-    (H, W) is one band. Of three axes the last holds the bands where it has at most 16, else the
-    first where that has at most 16. MediaError for another content.
+    (H, W) is one band. In three dimensions, bands are last if there are at most 16, else first if
+    there are at most 16. MediaError for other content.
     """
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise MediaError(f"{name} is truncated or damaged: {error}.") from None
     if array.ndim == 2:
         array = array[:, :, None]
@@ -179,7 +179,7 @@ def decode_npy(data: bytes, name: str) -> NDArray[np.generic]:
 
 
 def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
-    """A HEIC photo as uint8 (H, W, 3 or 4) RGB(A), upright; MissingExtra without pillow-heif."""
+    """Decode HEIC to uint8 (H, W, 3 or 4) RGB(A), upright; MissingExtra without pillow-heif."""
     try:
         import pillow_heif
     except ImportError:
@@ -187,7 +187,7 @@ def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
     try:
         photo = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
         pixels = np.asarray(photo.convert("RGBA" if photo.has_transparency_data else "RGB"))
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise MediaError(f"{name} is truncated or damaged: {error}.") from None
     colors = pixels[:, :, :3]
     converted = as_srgb(colors, photo.info.get("icc_profile"), data)
@@ -195,7 +195,7 @@ def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def as_srgb(rgb: NDArray[np.uint8], profile: bytes | None, data: bytes) -> NDArray[np.uint8]:
-    """Colors of a file's profile, or of the numbers that its bytes state instead, as sRGB."""
+    """Convert RGB to sRGB from a file's ICC profile, or else from its code points."""
     if profile:
         return to_srgb(rgb, profile)
     coded = coded_colors(data)
@@ -203,10 +203,10 @@ def as_srgb(rgb: NDArray[np.uint8], profile: bytes | None, data: bytes) -> NDArr
 
 
 def decode_rare(data: bytes, name: str) -> NDArray[np.generic] | None:
-    """(H, W, C) grey or RGB(A) values of an image that Pillow does not know; None for no image.
+    """Decode a format that Pillow does not know: (H, W, C) gray or RGB(A); None for other files.
 
-    uint8, uint16 or float32. MissingExtra where the decoder of JPEG XL, JPEG-LS or a JPEG of 12
-    bits is needed.
+    uint8, uint16 or float32. MissingExtra if a decoder for JPEG XL, JPEG-LS or 12-bit JPEG is
+    needed.
     """
     if how := _by_imagecodecs(data):
         return _decode_other(data, name, how)
@@ -219,12 +219,12 @@ def decode_rare(data: bytes, name: str) -> NDArray[np.generic] | None:
             form = file.format.name
             is_still = form.endswith("_pipe") or form.startswith("image2")
             return _values(next(file.decode(video=0))) if is_still else None
-    except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception:  # noqa: BLE001 - decoders raise anything on invalid data
         return None
 
 
 def _values(frame: Any) -> NDArray[np.generic]:
-    """A frame's values at the least depth that holds them."""
+    """A frame's values in the smallest sufficient type."""
     shape = frame.format
     parts = shape.components
     alpha, grey = any(part.is_alpha for part in parts), len(parts) == 1
@@ -240,7 +240,7 @@ def _values(frame: Any) -> NDArray[np.generic]:
 
 
 def _by_imagecodecs(data: bytes) -> tuple[str, str, int] | None:
-    """What decodes an image that FFmpeg misreads, what it is, and the bits of its values."""
+    """imagecodecs' function for a format that FFmpeg misreads, its name, and its bit depth."""
     if data.startswith(_JPEG_XL):
         return "jpegxl_decode", "a JPEG XL image", 16
     frame = _JPEG_FRAME.search(data, 0, SEARCHED) if data[:2] == b"\xff\xd8" else None
@@ -261,7 +261,7 @@ def _decode_other(data: bytes, name: str, how: tuple[str, str, int]) -> NDArray[
         raise MissingExtra(f"Reading {name}, {kind},", "images") from None
     try:
         values = np.asarray(getattr(imagecodecs, decoder)(data))
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise MediaError(f"{name} is truncated or damaged: {error}.") from None
     if values.ndim == 4:  # an animation: its first frame
         values = values[0]
@@ -272,9 +272,9 @@ def _decode_other(data: bytes, name: str, how: tuple[str, str, int]) -> NDArray[
 
 
 def decode_bit_fields(data: bytes) -> NDArray[np.generic] | None:
-    """A BMP of 16 or 32 bits whose header says where each color's bits are, as BGR or BGRA.
+    """Decode a BMP of 16 or 32 bits with bit masks to BGR or BGRA.
 
-    None for other files, and for what is not whole. Opacity that is 0 everywhere is none.
+    None for other and incomplete files. Opacity that is 0 everywhere is ignored.
     """
     if data[:2] != b"BM" or len(data) < 70:
         return None

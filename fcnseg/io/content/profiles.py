@@ -1,6 +1,6 @@
-"""What a photo's values mean where they are not sRGB: profiles, code points, gamma, HDR.
+"""Conversion to sRGB from ICC profiles, code points, gamma and HDR.
 
-Networks are trained on sRGB, which is what values without a profile are taken for.
+Networks are trained on sRGB, which is assumed for images without a profile.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _SAME = 4
-"""Levels of 255 by which the many versions of sRGB's own profile differ, at most."""
+"""Maximum difference, in levels of 255, between versions of the sRGB profile."""
 
-_NITS_WHITE = 203.0  # of diffuse white, ITU-R BT.2408
+_NITS_WHITE = 203.0  # diffuse white, ITU-R BT.2408
 
-_NITS_PEAK = 1000.0  # of an HLG display
+_NITS_PEAK = 1000.0  # peak of an HLG display
 
-_KNEE = 0.8  # of white; light below it is shown as it is
+_KNEE = 0.8  # proportion of white up to which light is unchanged
 
 _PQ = 16  # as in ITU-T H.273
 
@@ -30,23 +30,23 @@ _TO_BT709 = np.array(
 
 _FROM_P3 = np.array(
     [[1.2249, -0.2249, 0.0], [-0.0421, 1.0421, 0.0], [-0.0196, -0.0786, 1.0983]], np.float32
-)  # linear Display P3 to linear BT.709, of the same white
+)  # linear Display P3 to linear BT.709, same white point
 
 _BT709 = 1
 
 _TO_BT709_FROM = {9: _TO_BT709, 12: _FROM_P3}
-"""By ITU-T H.273's number of the primaries."""
+"""Matrix by ITU-T H.273 code point of the primaries."""
 
 HDR = {16: "PQ", 18: "HLG"}
-"""Transfer characteristics, as in ITU-T H.273."""
+"""Transfer characteristics by ITU-T H.273 code point."""
 
 _SRGB_GAMMA = 1 / 2.2
 
 
 def to_srgb(image: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB in a profile's colors as sRGB.
+    """Convert uint8 (H, W, 3) RGB with a profile to sRGB.
 
-    The same array where there is no profile, or one of sRGB, of other than RGB, or a broken one.
+    Returns the same array without a profile, and for one that is sRGB, not RGB, or broken.
     """
     transform = _transform(profile) if profile else None
     if transform is None:
@@ -56,7 +56,7 @@ def to_srgb(image: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8
 
 @functools.lru_cache(maxsize=16)
 def _transform(profile: bytes) -> Any:
-    """Pillow's transform from a profile of RGB to sRGB; None where it changes next to nothing."""
+    """Pillow's transform from an RGB profile to sRGB; None if it changes at most _SAME levels."""
     from PIL import ImageCms
 
     try:
@@ -80,9 +80,9 @@ def _transform(profile: bytes) -> Any:
 
 
 def shown_colors(image: NDArray[np.uint8], coded: tuple[int, int]) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB of these numbers as sRGB; HDR (PQ, HLG) is tone-mapped.
+    """Convert uint8 (H, W, 3) RGB with these code points to sRGB; HDR (PQ, HLG) is tone-mapped.
 
-    The same array for sRGB's and BT.709's, and for those that are not known.
+    Returns the same array for sRGB, BT.709 and unknown code points.
     """
     primaries, transfer = coded
     if transfer in HDR:
@@ -96,7 +96,7 @@ def shown_colors(image: NDArray[np.uint8], coded: tuple[int, int]) -> NDArray[np
 
 
 def of_gamma(gamma: float, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Grey, BGR or BGRA stored with a gamma (0.4545 is nearly sRGB's) as sRGB, of the same type."""
+    """Convert gray, BGR or BGRA with a gamma (0.4545 is nearly sRGB's) to sRGB of the same type."""
     most = 255 if pixels.dtype == np.uint8 else 65535
     light = (np.arange(most + 1) / most) ** (1 / gamma)
     table = np.round(light**_SRGB_GAMMA * most).astype(pixels.dtype)
@@ -106,14 +106,14 @@ def of_gamma(gamma: float, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _srgb(light: NDArray[Any]) -> NDArray[Any]:
-    """sRGB's signal 0..1 of light 0..1."""
+    """Linear light 0..1 -> sRGB signal 0..1."""
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def tone_mapped(image: NDArray[np.uint16], transfer: int, primaries: int = 9) -> NDArray[np.uint8]:
-    """HDR uint16 (H, W, 3) RGB as it looks on a usual screen, uint8.
+    """Tone-map HDR uint16 (H, W, 3) RGB to SDR uint8.
 
-    transfer: 16 (PQ) or 18 (HLG). primaries: of BT.2020 (9) where they are not known.
+    transfer: 16 (PQ) or 18 (HLG). primaries: code point; default BT.2020.
     """
     linear = _linear_light(transfer)[image]
     if primaries != _BT709:
@@ -122,9 +122,9 @@ def tone_mapped(image: NDArray[np.uint16], transfer: int, primaries: int = 9) ->
 
 
 def of_light(linear: NDArray[Any]) -> NDArray[np.uint8]:
-    """Light (H, W, 3), 1.0 being diffuse white, as it looks on a usual screen.
+    """Tone-map linear light (H, W, 3), 1.0 being diffuse white, to SDR uint8.
 
-    Up to 0.8 of white it is shown as it is; what is brighter is compressed.
+    Light up to 0.8 of white is unchanged; brighter light is compressed.
     """
     brightest = np.maximum(linear.max(2, keepdims=True), 1e-6)
     compressed = 1 - (1 - _KNEE) * np.exp(-np.maximum(brightest - _KNEE, 0) / (1 - _KNEE))
@@ -135,7 +135,7 @@ def of_light(linear: NDArray[Any]) -> NDArray[np.uint8]:
 
 @functools.cache
 def _linear_light(transfer: int) -> NDArray[np.float32]:
-    """Light, 1.0 being diffuse white, of each 16-bit level."""
+    """Linear light of each 16-bit level; 1.0 is diffuse white."""
     signal = np.arange(65536) / 65535
     if transfer == _PQ:  # SMPTE ST 2084
         power = signal ** (1 / 78.84375)
@@ -150,5 +150,5 @@ def _linear_light(transfer: int) -> NDArray[np.float32]:
 
 @functools.cache
 def _display_levels() -> NDArray[np.uint8]:
-    """The 8-bit level, gamma 2.2, of light from 0 to 1 in 65536 steps."""
+    """The 8-bit level (gamma 2.2) of 65536 steps of linear light from 0 to 1."""
     return np.round(255 * (np.arange(65536) / 65535) ** (1 / 2.2)).astype(np.uint8)

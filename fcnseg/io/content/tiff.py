@@ -1,4 +1,4 @@
-"""TIFF: its tags, its pages, and the layouts that OpenCV misreads."""
+"""TIFF: tags, and layouts that OpenCV decodes incorrectly."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6
 _OLD_JPEG = 6
 """A compression that only libtiff (in Pillow, not in OpenCV's wheels) knows."""
 
-_SENSOR = (32803, 34892)  # photometric interpretations of DNG: a mosaic of colors, a linear one
+_SENSOR = (32803, 34892)  # photometric interpretations of DNG: CFA, LinearRaw
 
 _KNOWN_TO_OPENCV = frozenset({1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946, 34887, 34925, 50000})
-"""Compressions; of others it makes black pixels and says nothing."""
+"""Compressions; others are silently decoded to black pixels."""
 
 
 # Tags
 
 
 _LAYOUT_TAGS = {258, 273, 279, 284, 317, 320, 324, 325, 338, 339, 347}
-"""Tags of several numbers without which values are taken for others: bits, places, a palette ..."""
+"""Array tags that are required to decode: bits, offsets, a palette ..."""
 
 
 def checked_tags(data: bytes, name: str) -> dict[int, Any]:
@@ -48,14 +48,14 @@ def checked_tags(data: bytes, name: str) -> dict[int, Any]:
 
 
 def _refuse_cut(data: bytes, name: str) -> None:
-    """MediaError for a TIFF that ends within what its first page's tags say of the values.
+    """MediaError for a TIFF that ends within the tags of its first page.
 
-    Decoders leave such a tag out, and read 8 bits as one. Programs write tags last.
+    Decoders ignore such a tag, and so read 8 bits as one. Programs write tags last.
     """
     form = TiffForm(data)
     try:
         tags, end = first_tags(data)
-    except struct.error:  # what decodes it says what is wrong
+    except struct.error:  # the decoder reports it
         return
     ends = [(form.place_of(tag) or 0) + tag.size for tag in tags if tag.code in _LAYOUT_TAGS]
     if max([end, *ends]) > len(data):
@@ -63,7 +63,7 @@ def _refuse_cut(data: bytes, name: str) -> None:
 
 
 def tiff_tags(data: bytes | Path) -> dict[int, Any]:
-    """The tags of a TIFF's first page, by number; of a file only what holds them is read."""
+    """The tags of a TIFF's first page, by number; reads only the necessary part of a file."""
     try:
         with open_with_pillow(data if isinstance(data, Path) else io.BytesIO(data)) as image:
             return dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
@@ -72,7 +72,7 @@ def tiff_tags(data: bytes | Path) -> dict[int, Any]:
 
 
 def numbers_of(value: Any) -> tuple[int, ...]:
-    """A tag's value as a tuple: those of one number come without. () where it is no number."""
+    """A tag's value as a tuple; single values come as scalars. () if not numeric."""
     try:
         return tuple(int(number) for number in np.ravel(value))
     except (TypeError, ValueError, OverflowError):
@@ -80,12 +80,12 @@ def numbers_of(value: Any) -> tuple[int, ...]:
 
 
 def number_in(tags: Mapping[int, Any], code: int, usual: int) -> int:
-    """The first number of a tag; the usual one where it is absent or none."""
+    """The first number of a tag; `usual` if it is missing or not numeric."""
     return (numbers_of(tags.get(code, usual)) or (usual,))[0]
 
 
 def no_data(tags: Mapping[int, Any]) -> float | None:
-    """The value that GDAL says is no data."""
+    """GDAL's no-data value; None if not stated."""
     try:
         return float(str(tags.get(42113, "")).strip("\0 "))
     except ValueError:
@@ -108,11 +108,11 @@ def _tags_by_tifffile(data: bytes | Path) -> dict[int, Any]:
 def decode_tiff(
     data: bytes, pixels: NDArray[np.generic] | None, name: str
 ) -> tuple[NDArray[np.generic] | None, int | None]:
-    """A TIFF's first page as OpenCV should have decoded it, and its value of white if stated.
+    """A TIFF's first page as correct pixels (gray, BGR, BGRA), and the value of white if stated.
 
-    pixels: what OpenCV did. None leaves it to Pillow. Bands beyond red, green and blue are no
-    opacity unless a tag says so. What GDAL calls no data is black. MissingExtra where tifffile is
-    needed.
+    pixels: as decoded by OpenCV. Returns None for those to be decoded by Pillow. Bands beyond red,
+    green and blue are opacity only if a tag says so. GDAL's no-data value becomes black.
+    MissingExtra if tifffile is needed.
     """
     tags = checked_tags(data, name)
     bands, photometric = number_in(tags, 277, 1), number_in(tags, 262, 1)
@@ -123,7 +123,7 @@ def decode_tiff(
     grey_and_more = photometric in (_MINISWHITE, _MINISBLACK) and bands > 1
     opaque = not extra or extra[-1] not in (ASSOCIATED, UNASSOCIATED)
     if grey_and_more and bands == 2 and not deep and not opaque and not planar:
-        return None, None  # Pillow knows it
+        return None, None  # Pillow decodes it
     if photometric == _LAB or (photometric == _CMYK and deep):
         return None, None
     if (photometric == _PALETTE and bits == 1) or number_in(tags, 259, 1) == _OLD_JPEG:
@@ -139,31 +139,31 @@ def decode_tiff(
     if photometric == _RGB and pixels.ndim == 3 and pixels.shape[2] > 3:
         if not extra or extra[0] == UNSPECIFIED:
             pixels = np.ascontiguousarray(pixels[:, :, :3])
-        elif not deep and not by_tifffile:  # OpenCV multiplies the colors by the opacity
+        elif not deep and not by_tifffile:  # OpenCV premultiplies the colors by the opacity
             return None, None
         elif extra[0] == ASSOCIATED:
             pixels = _unmultiplied(pixels)
     pixels = _without_no_data(pixels, tags)
     stated = number_in(tags, 281, 0)
     maximum = stated if 255 < stated <= 65535 and deep else None
-    if 8 < bits < 16:  # which OpenCV moves up to fill 16
+    if 8 < bits < 16:  # OpenCV shifts them left to fill 16
         maximum = ((1 << bits) - 1) << (0 if by_tifffile else 16 - bits)
     if photometric == _MINISWHITE and pixels.dtype == np.uint16:
         pixels = (maximum or 65535) - pixels
-    elif photometric == _MINISWHITE and pixels.dtype != np.uint8:  # OpenCV turns those round
-        pixels = _turned_round(pixels)
+    elif photometric == _MINISWHITE and pixels.dtype != np.uint8:  # OpenCV inverts uint8
+        pixels = _inverted(pixels)
     return pixels, maximum
 
 
 def is_known_to_opencv(tags: Mapping[int, Any]) -> bool:
-    """Whether OpenCV can decompress a TIFF of these tags, and no strip or tile is left out: what
-    it has not read is whatever stood in memory."""
+    """Whether OpenCV supports a TIFF's compression, and no strip or tile is missing: it would leave
+    their memory uninitialized."""
     counts = numbers_of(tags.get(325, tags.get(279, ())))
     return number_in(tags, 259, 1) in _KNOWN_TO_OPENCV and 0 not in counts
 
 
 def _refuse_raw(data: bytes, tags: Mapping[int, Any], name: str) -> None:
-    """MediaError for a camera's raw file (DNG, NEF, CR2, ARW): a sensor's values, and a preview."""
+    """MediaError for a camera's raw file (DNG, NEF, CR2, ARW): sensor values and a preview."""
     preview = number_in(tags, 254, 0) & 1 and 330 in tags
     if number_in(tags, 262, 1) in _SENSOR or 50706 in tags or preview or data[8:10] == b"CR":
         raise MediaError(
@@ -173,7 +173,7 @@ def _refuse_raw(data: bytes, tags: Mapping[int, Any], name: str) -> None:
 
 
 def decode_packed(data: bytes, name: str) -> tuple[NDArray[np.generic], int | None]:
-    """(H, W, C) of a TIFF whose values may take fewer bits than 8, and then that of white."""
+    """(H, W, C) of a TIFF whose values may have fewer than 8 bits, and then the value of white."""
     tags = tiff_tags(data)
     bits = min(numbers_of(tags.get(258, 8)), default=8)
     values = read_by_tifffile(data, name)
@@ -185,10 +185,10 @@ def decode_packed(data: bytes, name: str) -> tuple[NDArray[np.generic], int | No
     return values, maximum
 
 
-def _turned_round(values: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Floats and wide integers whose least value is white, so that it is black.
+def _inverted(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Invert floats and wide integers whose smallest value is white.
 
-    Of 0..1 and 0..255 as of these ranges, of others from the least to the largest value.
+    Values in 0..1 or 0..255 are inverted in that range, others between minimum and maximum.
     """
     kind = np.float32 if values.dtype.kind == "f" else np.int64
     numbers = values.astype(kind)
@@ -203,10 +203,9 @@ def _turned_round(values: NDArray[np.generic]) -> NDArray[np.generic]:
 def _first_bands(
     values: NDArray[np.generic], photometric: int, *, is_opaque: bool
 ) -> NDArray[np.generic]:
-    """(H, W, C) in the file's order as OpenCV gives it: what of it is shown.
+    """The displayed bands of (H, W, C), in OpenCV's order.
 
-    Grey with an opacity, red, green and blue with or without, or the first three bands (the first
-    of two).
+    Gray with opacity, RGB with or without opacity, else the first three bands (the first of two).
     """
     count = values.shape[2]
     if photometric in (_MINISWHITE, _MINISBLACK):
@@ -217,7 +216,7 @@ def _first_bands(
 
 
 def _without_no_data(pixels: NDArray[np.generic], tags: Mapping[int, Any]) -> NDArray[np.generic]:
-    """What is no data as no number, or as 0 among 16 bits; 8 bits hold no such value."""
+    """Replace the no-data value with NaN, or with 0 in uint16; uint8 is unchanged."""
     nothing = no_data(tags)
     if nothing is None or pixels.dtype == np.uint8:
         return pixels
@@ -241,7 +240,7 @@ def read_by_tifffile(data: bytes, name: str) -> NDArray[np.generic]:
             planar = int(first.planarconfig or 1) == 2
     except MediaError:
         raise
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         if "imagecodecs" in str(error):
             raise MissingExtra(f"Reading {name}, a compressed TIFF,", "images") from None
         raise MediaError(f"{name} is truncated or damaged: {error}.") from None
@@ -255,15 +254,15 @@ def read_by_tifffile(data: bytes, name: str) -> NDArray[np.generic]:
 
 
 def _refuse_short(page: Any, length: int, name: str) -> None:
-    """MediaError for an uncompressed page of more bytes than its file has: tifffile adds zeros."""
+    """MediaError for an uncompressed page larger than its file, which tifffile pads with zeros."""
     bits = page.bitspersample * page.samplesperpixel * page.imagewidth * page.imagelength
     is_plain = page.compression == 1 and page.photometric != _YCBCR
-    if is_plain and 0 not in page.databytecounts and bits // 8 > length:  # none is left out
+    if is_plain and 0 not in page.databytecounts and bits // 8 > length:  # 0: a missing strip
         raise MediaError(f"{name} is truncated: its last rows are missing.")
 
 
 def _unmultiplied(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """BGRA uint8 or uint16 without the opacity that its colors were multiplied by."""
+    """Unpremultiply BGRA uint8 or uint16."""
     if pixels.dtype not in (np.uint8, np.uint16):
         return pixels
     white = 255 if pixels.dtype == np.uint8 else 65535

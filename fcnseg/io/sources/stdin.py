@@ -14,7 +14,7 @@ from typing import Any
 from fcnseg.errors import MediaError, MissingExtra, OptionError, cannot_read
 from fcnseg.io import has_pyav
 from fcnseg.io.content.byte_stream import ByteStream
-from fcnseg.io.content.following import is_alone, next_image
+from fcnseg.io.content.image_stream import is_alone, next_image
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, frame_of
 from fcnseg.io.sources.damage import PipedFraming
 from fcnseg.io.sources.pyav import PyavReader

@@ -1,7 +1,7 @@
-"""Where each of the images ends that follow one another in a stream.
+"""Split a stream of concatenated images (image2pipe).
 
-A format says where its images end: by a length, or by parts that have lengths. Where one is
-damaged, the next image is looked for by how images begin, so that only the damaged one is lost.
+The end of an image follows from its format: from a total length, or from the lengths of its parts.
+After a damaged image the next one is found by its signature, so that only the damaged one is lost.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _BEGINNINGS = re.compile(
     rb"|\0\0\0(?:[\x0c-\x40]ftyp(?:avif|hei[cxms]|mif1)|\x0c(?:jP  |JXL )\r\n)|\x93NUMPY[\1-\3]\0",
     re.DOTALL,
 )
-"""How images begin, in bytes enough that other data hardly ever look so."""
+"""Signatures of images, long enough to be rare in other data."""
 
 _PADDING = 32
-"""Fewer bytes than this between two images, or at the end, are padding: no image is so small."""
+"""Fewer bytes than this between images or at the end are padding; no image is that small."""
 
 _MOST_OF_CHUNK = 1 << 26
-"""Bytes of a PNG's chunk, where its pixels are not more."""
+"""Maximum bytes of a PNG's chunk, unless its pixels need more."""
 
 
 def is_alone(stream: ByteStream, seconds: float) -> bool:
-    """Whether nothing comes after a first image but padding; waits so long for it."""
+    """Whether only padding follows the first image; waits up to `seconds` for more."""
     if not stream.resume_with(seconds):
         return True
     return (
@@ -51,7 +51,7 @@ def is_alone(stream: ByteStream, seconds: float) -> bool:
 def next_image(stream: ByteStream) -> bytes:
     """The bytes of the next image of a stream, damaged or not; b"" at its end.
 
-    What is no image is given, too, up to where the next one begins.
+    Other data is returned, too, up to the beginning of the next image.
     """
     start = stream.peek(16)
     if start.startswith(_PNG):
@@ -68,7 +68,7 @@ def next_image(stream: ByteStream) -> bytes:
             end, is_sound = found
             return stream.read(end) if is_sound else _up_to_next(stream, end)
     length = stated_length(stream.peek(64))
-    if length is None:  # it ends where another one of its format begins
+    if length is None:  # it ends where another image of its format begins
         return stream.read(stream.search(re.compile(re.escape(start[:8])), 8))
     data = stream.read(length) if length <= MOST_AHEAD else b""
     if len(data) == length:
@@ -78,16 +78,16 @@ def next_image(stream: ByteStream) -> bytes:
 
 
 def _up_to_next(stream: ByteStream, start: int, taken: bytes = b"") -> bytes:
-    """A damaged image: up to where the next one begins, from `start` on, or all that is left.
+    """A damaged image, up to the next signature after `start`, or to the end of the stream.
 
-    taken: what of it was taken from the stream.
+    taken: its bytes that were already taken from the stream.
     """
     stream.give_back(taken)
     return stream.read(stream.search(_BEGINNINGS, start))
 
 
 def _next_png(stream: ByteStream) -> bytes:
-    """Chunks have lengths and checksums; a wrong one may lead into the next image."""
+    """A PNG, by the lengths of its chunks; a wrong checksum starts a search for the next image."""
     taken, most = bytearray(stream.read(8)), _MOST_OF_CHUNK
     while len(header := stream.read(8)) == 8:
         length, kind = int.from_bytes(header[:4], "big"), header[4:]
@@ -100,7 +100,7 @@ def _next_png(stream: ByteStream) -> bytes:
             if found := _BEGINNINGS.search(taken, here + 8):
                 stream.give_back(bytes(taken[found.start() :]))
                 return bytes(taken[: found.start()])
-        elif kind == b"IHDR" and length == 13:  # up to four values of two bytes a pixel
+        elif kind == b"IHDR" and length == 13:  # up to four values of two bytes per pixel
             width, height = struct.unpack_from(">II", body)
             most = max(most, height * (8 * width + 1) * 9 // 8)
         if kind == b"IEND":
@@ -109,11 +109,11 @@ def _next_png(stream: ByteStream) -> bytes:
 
 
 def _next_jpeg(stream: ByteStream) -> bytes:
-    """Segments have lengths; a scan ends at the next marker that is no stuffing or restart."""
-    taken, last = bytearray(stream.read(2)), 2  # last: where the last segment begins
+    """A JPEG, by the lengths of its segments; a scan ends at a marker other than a restart."""
+    taken, last = bytearray(stream.read(2)), 2  # last: offset of the last segment
     while len(marker := stream.read(2)) == 2:
         kind = marker[1]
-        if marker == b"\xff\xd8":  # the next image's
+        if marker == b"\xff\xd8":  # the next image begins
             stream.give_back(marker)
             return bytes(taken)
         if marker[0] != 0xFF or kind == 0:
@@ -129,7 +129,7 @@ def _next_jpeg(stream: ByteStream) -> bytes:
         last = len(taken)
         length = stream.read(2)
         taken += length + stream.read(max(0, int.from_bytes(length, "big") - 2))
-        if kind == 0xE1:  # it holds a small version of the image, which is none of its own
+        if kind == 0xE1:  # EXIF may contain a thumbnail, itself a JPEG
             last = len(taken)
         if kind == 0xDA:
             last = len(taken)
@@ -141,19 +141,19 @@ def _next_jpeg(stream: ByteStream) -> bytes:
 
 
 _INDEX = re.compile(rb"\xff\xe2..MPF\0(?:II\*|MM\0)", re.DOTALL)
-"""How a JPEG says that others belong to it: stereo cameras (MPO), phones (Ultra HDR)."""
+"""Index of further images in a JPEG: stereo cameras (MPO), phones (Ultra HDR)."""
 
 _ENTRIES = 0xB002
-"""The index's tag with the length and the place of each."""
+"""The index's tag with the length and offset of each image."""
 
 _MOST_OF_IMAGES = 1 << 28
-"""Bytes of what belongs to a JPEG."""
+"""Maximum bytes of a JPEG's further images."""
 
 
 def _more_images(stream: ByteStream, first: bytes) -> bytes:
-    """What follows a JPEG in its own file by its index, which names places and lengths.
+    """The further images of a JPEG, by the offsets and lengths of its index.
 
-    b"" where there is no index, or what follows is not as it says.
+    b"" without an index, or if the data that follow do not match it.
     """
     found = _INDEX.search(first)
     if found is None:
@@ -181,8 +181,8 @@ def _more_images(stream: ByteStream, first: bytes) -> bytes:
 
 
 def _scan(stream: ByteStream) -> tuple[bytes, bool]:
-    """The compressed data up to the next marker, which is left in the stream; and whether a PNG
-    comes first."""
+    """A JPEG's compressed data up to the next marker, which stays in the stream; and whether a PNG
+    begins before it."""
     position = 0
     while (position := stream.find(0xFF, position)) >= 0:
         after = stream.at(position + 1)
@@ -198,12 +198,12 @@ def _scan(stream: ByteStream) -> tuple[bytes, bool]:
 
 
 _Walked = tuple[int, bool] | None
-"""Where an image ends and True; from where on the next one may begin and False; None for an image
-of another format."""
+"""(end of the image, True); (offset from which to search for the next one, False) if damaged; None
+for another format."""
 
 
 def _walk_gif(stream: ByteStream, start: bytes) -> _Walked:
-    """Blocks of sub-blocks, each with its length, up to a mark of the end."""
+    """A GIF: blocks of sub-blocks with lengths, up to the trailer."""
     if start[:4] != b"GIF8":
         return None
 
@@ -216,7 +216,7 @@ def _walk_gif(stream: ByteStream, start: bytes) -> _Walked:
         if len(head) < 10:
             break
         position += 2 if kind == 0x21 else 11 + colors(head[9])
-        last = position  # where data are cut, the next image is taken for more of them
+        last = position  # in truncated data, sub-blocks may extend into the next image
         while size := stream.at(position):
             position += size + 1
         position += 1
@@ -224,16 +224,16 @@ def _walk_gif(stream: ByteStream, start: bytes) -> _Walked:
 
 
 _PARTS = ((273, 279), (324, 325), (513, 514))
-"""A TIFF's tags with the places of pixels, and with their lengths: strips, tiles, JPEG data."""
+"""A TIFF's tags with offsets and byte counts of pixels: strips, tiles, JPEG data."""
 
 _FOLDERS = (330, 34665, 34853, 40965)
-"""Its tags with the places of further lists of tags."""
+"""A TIFF's tags with offsets of further directories."""
 
 _NAMED = {*_FOLDERS, *(tag for pair in _PARTS for tag in pair)}
 
 
 def _walk_tiff(stream: ByteStream, start: bytes) -> _Walked:
-    """The furthest place that its tags name."""
+    """A TIFF: the largest offset that its tags refer to."""
     if not is_tiff(start):
         return None
     form, end, seen, is_known = TiffForm(start), 8, {0}, True
@@ -255,7 +255,7 @@ def _walk_tiff(stream: ByteStream, start: bytes) -> _Walked:
                 parts = zip(named.get(places, ()), named.get(lengths, ()), strict=False)
                 end = max([end, *(place + length for place, length in parts)])
                 is_known &= places not in named or lengths in named
-    except struct.error:  # a list of tags that is not there
+    except struct.error:  # a directory is missing
         return 8, False
     if stream.at(end - 1) is None:
         return 8, False
@@ -263,7 +263,7 @@ def _walk_tiff(stream: ByteStream, start: bytes) -> _Walked:
 
 
 def _walk_boxes(stream: ByteStream, start: bytes) -> _Walked:
-    """AVIF, HEIC, JPEG 2000 and JPEG XL in boxes: up to what is no box, or one of a beginning."""
+    """AVIF, HEIC, JPEG 2000 and JPEG XL: boxes, up to other data or the first box of an image."""
     if start[4:8] not in (b"ftyp", b"jP  ", b"JXL "):
         return None
     position = last = 0
@@ -280,7 +280,7 @@ def _walk_boxes(stream: ByteStream, start: bytes) -> _Walked:
 
 
 def _walk_icon(stream: ByteStream, start: bytes) -> _Walked:
-    """The furthest place that the list of its images names."""
+    """An ICO: the largest offset in its list of images."""
     if start[:2] != b"\0\0" or start[2] not in (1, 2):
         return None
     entries = int.from_bytes(start[4:6], "little")
@@ -291,7 +291,7 @@ def _walk_icon(stream: ByteStream, start: bytes) -> _Walked:
 
 
 def _walk_array(stream: ByteStream, start: bytes) -> _Walked:
-    """As many values as its heading says."""
+    """A .npy file: the number of values in its header."""
     if not is_npy(start):
         return None
     wide = start[6] > 1
@@ -300,7 +300,7 @@ def _walk_array(stream: ByteStream, start: bytes) -> _Walked:
     read = np.lib.format.read_array_header_2_0 if wide else np.lib.format.read_array_header_1_0
     try:
         shape, _, dtype = read(io.BytesIO(heading))
-    except Exception:  # noqa: BLE001 - NumPy evaluates the heading
+    except Exception:  # noqa: BLE001 - NumPy evaluates the header
         return 8, False
     end = 8 + len(heading) + math.prod(shape) * dtype.itemsize
     return (end, True) if end > 8 and stream.at(end - 1) is not None else (8, False)
