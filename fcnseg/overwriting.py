@@ -27,10 +27,9 @@ _ENTRY_KEYS = {"name", "job", "stamp"}
 
 
 def mark(folder: Path, files: Sequence[str] = (), not_there: Sequence[str] = ()) -> None:
-    """Write a manifest that marks a folder of outputs.
+    """Write a manifest that marks a folder of outputs; OptionError for another file of its name.
 
-    files: images written directly in it; not_there: listed files that are not in it. OptionError
-    when another file has the manifest's name, MediaError when it can't be written.
+    files: images written directly in it; not_there: listed files that are not in it. MediaError.
     """
     path = folder / MANIFEST
     refuse_folder_of_others(folder)
@@ -73,8 +72,7 @@ def refuse_folder_of_others(folder: Path, kinds: Sequence[str] = ()) -> None:
 
 
 def refuse_taken(folder: Path) -> Callable[[Path], None]:
-    """A check to call before each file is written: OptionError if it existed before and the folder
-    was not written by fcnseg."""
+    """A check to call before writing a file: OptionError if it exists and is not an own output."""
     ours = _heading(folder / MANIFEST) is not None
     made: set[Path] = set()
 

@@ -96,7 +96,7 @@ def test_a_malformed_address_is_told(address):
 
 
 def test_a_host_name_that_none_can_have_is_left_to_a_player():
-    assert served.look_at(f"http://{'a' * 70}.example/x.png") is None
+    assert served.probe(f"http://{'a' * 70}.example/x.png") is None
 
 
 @pytest.mark.parametrize("container", [".mp4", ".mkv"])
@@ -144,7 +144,7 @@ def test_a_password_is_used_and_not_shown(serve):
 
 
 def test_a_stream_stays_a_stream(serve):
-    assert served.look_at(serve("/s", PNG * 3, "multipart/x-mixed-replace; boundary=b")) == (
+    assert served.probe(serve("/s", PNG * 3, "multipart/x-mixed-replace; boundary=b")) == (
         served.Served("multipart/x-mixed-replace", None, ends=False)
     )
 

@@ -1,11 +1,11 @@
-"""Drawing for people: labels in color, over the image, heatmaps, captions, legends.
+"""Draw labels in color, overlays, heatmaps, captions and legends.
 
-Everything is uint8 RGB in and out. Coloring is by table and blending in integers: both run
-for every frame of a video.
+Inputs and outputs are uint8 RGB. Coloring uses a lookup table and blending is in integers, as both
+run for every frame of a video.
 
-ASCII is drawn in Pillow's own font, the same on every machine. For other scripts fontconfig
-says which characters each font has; without it, the system's folders are searched and each
-font is asked for its glyphs.
+ASCII text uses Pillow's built-in font, the same on every machine. For other scripts fontconfig
+lists the characters of each font; without it, the system's font folders are searched and each font
+is tested for the required glyphs.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _PAPER = (24, 24, 24)
 
 _INK = (240, 240, 240)
 
-_GAP = 4  # pixels between images of a row
+_GAP = 4  # pixels between images in a row
 
-_MANY = 1 << 26  # bytes; larger images are drawn some rows at a time
+_MANY = 1 << 26  # bytes; larger images are drawn in strips of _ROWS
 
 _ROWS = 1024
 
 
 def colorize(labels: NDArray[np.uint8], classes: ClassMap) -> NDArray[np.uint8]:
-    """uint8 (H, W) labels in their classes' colors, (H, W, 3) RGB."""
+    """Labels uint8 (H, W) in their classes' colors, (H, W, 3) RGB."""
     table = classes.palette().reshape(256, 1, 3)
     return np.asarray(cv2.applyColorMap(labels, table), np.uint8)
 
@@ -55,11 +55,11 @@ def overlay(
     alpha: float = 0.5,
     only: Collection[int] | None = None,
 ) -> NDArray[np.uint8]:
-    """The classes' colors over an RGB image of the labels' size.
+    """Blend the classes' colors over an RGB image of the labels' size.
 
     alpha: opacity of the colors, 0..1.
     only: the class indices to draw; None draws all but the background. Pixels of other classes,
-        and those labelled 255, show the image as it is.
+        and those labeled 255, show the image unchanged.
     """
     drawn, wanted = None, drawn_classes(classes, only)
     if len(wanted) < len(classes) or labels.max() == IGNORE:
@@ -76,8 +76,7 @@ def overlay(
 def drawn_classes(classes: ClassMap, only: Collection[int] | None = None) -> list[int]:
     """The class indices that an overlay draws: those of `only`, or all but the background.
 
-    Where nothing was found, the image is seen as it is. A network whose only class is the
-    background draws that.
+    The background is drawn if it is the only class.
     """
     found = range(len(classes)) if only is None else sorted(only)
     background = classes.background if only is None and len(classes) > 1 else None
@@ -91,7 +90,7 @@ def _blend(
     alpha: float,
     drawn: NDArray[np.bool_] | None,
 ) -> NDArray[np.uint8]:
-    """The overlay, where `drawn` (256,) says so of a label; None: everywhere."""
+    """The overlay at labels for which `drawn` (256,) is true; None draws it everywhere."""
     blended = np.asarray(
         cv2.addWeighted(image, 1 - alpha, colorize(labels, classes), alpha, 0), np.uint8
     )
@@ -104,9 +103,9 @@ def _blend(
 def heatmap(
     image: NDArray[np.uint8], values: NDArray[np.floating], *, alpha: float = 0.6
 ) -> NDArray[np.uint8]:
-    """float (H, W) values in 0..1 as colors (inferno: even steps look even) over an RGB image.
+    """Blend float (H, W) values in 0..1 over an RGB image, in the colors of inferno.
 
-    Values outside are cut to the range; what is not a number counts as 0.
+    Values are clipped to the range; NaN counts as 0.
     """
     levels = (np.nan_to_num(np.clip(values, 0, 1)) * 255 + 0.5).astype(np.uint8)
     colors = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
@@ -116,7 +115,7 @@ def heatmap(
 def side_by_side(
     images: Sequence[NDArray[np.uint8]], *, columns: int | None = None
 ) -> NDArray[np.uint8]:
-    """RGB images in a row (or rows of `columns`), brought to the height of the first."""
+    """RGB images in a row, or in rows of `columns`, scaled to the height of the first."""
     height = images[0].shape[0]
     row_length = columns or len(images)
     same = [
@@ -130,7 +129,7 @@ def side_by_side(
 
 
 def caption(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
-    """An RGB image with a line of text in a strip above it; the text is cut to the width."""
+    """An RGB image with a line of text in a strip above it; the text is cropped to the width."""
     height, width = image.shape[:2]
     size = int(np.clip(height / 22, 12, 28))
     strip = Image.new("RGB", (width, round(size * 1.6)), _PAPER)
@@ -139,9 +138,9 @@ def caption(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
     return np.vstack([np.asarray(strip), image])
 
 
-_LINE = 24  # pixels of a legend's line where there is room
+_LINE = 24  # default height of a legend's line in pixels
 
-_LEAST_LINE = 14  # smaller letters can't be read; a second column is begun instead
+_LEAST_LINE = 14  # minimum readable height; more lines go to further columns
 
 
 def legend(
@@ -149,8 +148,8 @@ def legend(
 ) -> NDArray[np.uint8]:
     """A panel with each class's color and name, RGB.
 
-    height: pixels; None takes what the names need. Text and lines shrink to fit, down to a
-        size that can be read; then there are more columns.
+    height: pixels; None for the natural height. Lines shrink to fit, down to a readable size;
+        after that, columns are added.
     only: the class indices to list, in the class map's order; None lists all.
     """
     listed = [index for index in range(len(classes)) if only is None or index in only]
@@ -189,7 +188,7 @@ def _paper(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def fit_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """An RGB image scaled into (height, width), its shape kept, black around it."""
+    """Scale an RGB image to fit (height, width), keeping its aspect ratio, with black borders."""
     factor = min(size[0] / image.shape[0], size[1] / image.shape[1])
     height, width = (max(1, min(size[i], round(image.shape[i] * factor))) for i in (0, 1))
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
@@ -210,16 +209,16 @@ _PLAIN = (
     *("dejavusans.", "notosans-regular", "notosanscjk-regular", "liberationsans-regular"),
     *("arial.", "arial unicode.", "arialuni."),
 )
-"""File names that are taken first, of fonts that have the same letters of a text."""
+"""File names of fonts that are preferred among those that cover a text equally."""
 _STYLED = re.compile(r"bold|italic|oblique|mono|serif|condensed|light|thin|black", re.IGNORECASE)
 
 _NO_CHARACTER = "\U0010ffff"
-"""Unicode keeps it free for good: what a font draws for it, it draws for all that it lacks."""
+"""A noncharacter: fonts draw it with the glyph for missing characters."""
 
 
 @dataclass(frozen=True)
 class _Face:
-    """An installed font. starts, ends: its ranges of characters in order; None: not known."""
+    """An installed font. starts, ends: its sorted ranges of characters; None if unknown."""
 
     path: str
     index: int = 0
@@ -227,7 +226,7 @@ class _Face:
     ends: tuple[int, ...] = ()
 
     def covered(self, characters: Collection[str]) -> int:
-        """How many of the characters it has."""
+        """Number of these characters that it contains."""
         if self.starts is None:
             return self._drawn(characters)
         places = ((bisect_right(self.starts, ord(c)) - 1, ord(c)) for c in characters)
@@ -243,9 +242,9 @@ class _Face:
 
 
 def font_for(text: str, size: int) -> Font:
-    """The font to draw a text in; one that has most of its letters where none has all.
+    """The font for a text: the one that contains most of its characters.
 
-    size: of the letters, in pixels.
+    size: in pixels.
     """
     return _font(frozenset(text) if not text.isascii() else frozenset(), size)
 
@@ -256,7 +255,7 @@ def _font(characters: frozenset[str], size: int) -> Font:
     beyond_ascii = [c for c in needed if not c.isascii()]
     best, most = None, 0
     for face in _faces() if beyond_ascii else ():
-        # ASCII counts only beside it: a font for the digits alone is no better than ours.
+        # ASCII counts only with other characters: Pillow's font has it, too.
         count = face.covered(needed) if face.covered(beyond_ascii) else 0
         if count > most:
             best, most = face, count
@@ -268,13 +267,13 @@ def _font(characters: frozenset[str], size: int) -> Font:
 def _opened(face: _Face, size: int) -> Font:
     try:
         return ImageFont.truetype(face.path, size, index=face.index)
-    except OSError:  # removed since, or bitmaps of another size
+    except OSError:  # removed meanwhile, or bitmaps of another size
         return ImageFont.load_default(size)
 
 
 @functools.cache
 def _faces() -> tuple[_Face, ...]:
-    """Every installed font, plain ones first."""
+    """All installed fonts, plain ones first."""
     return tuple(sorted(_from_fontconfig() or map(_Face, _files()), key=_rank))
 
 
@@ -284,7 +283,7 @@ def _rank(face: _Face) -> tuple[bool, bool, str, int]:
 
 
 def _from_fontconfig() -> list[_Face]:
-    """What `fc-list` lists; empty where it is absent or says nothing that can be used."""
+    """The fonts listed by `fc-list`; empty if it is missing or fails."""
     command = ["fc-list", "--format", r"%{file}\t%{index}\t%{charset}\n", ":scalable=true"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=20, check=True)
@@ -295,7 +294,7 @@ def _from_fontconfig() -> list[_Face]:
 
 
 def _listed(line: str) -> _Face | None:
-    """FILE, index of the face, "20-7e a0 ..." in hexadecimal, apart by tabs."""
+    """Parse a line: file, face index, hexadecimal ranges ("20-7e a0 ..."), separated by tabs."""
     try:
         path, index, ranges = line.split("\t")
         pairs = sorted(_span(span) for span in ranges.split())
@@ -312,7 +311,7 @@ def _span(text: str) -> tuple[int, int]:
 
 
 def _files() -> Iterator[str]:
-    """Files of fonts in the system's folders."""
+    """Yield font files in the system's folders."""
     for folder in _FOLDERS.get(sys.platform, _FOLDERS["linux"]):
         for path in user_path(os.path.expandvars(folder)).rglob("*"):
             if path.suffix.lower() in _SUFFIXES:

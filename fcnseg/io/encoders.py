@@ -1,8 +1,8 @@
-"""What turns RGB frames into a video: a file by PyAV, an uncompressed stream into a pipe.
+"""Encode RGB frames: to a file by PyAV, or as an uncompressed stream to a pipe.
 
-PyAV writes H.264, keeps each frame's own time and copies sound. OpenCV's wheels have no
-H.264 encoder, know one fixed frame rate and no sound. `fcnseg.io.video_writer` chooses, names
-the file and verifies it.
+PyAV writes H.264, keeps each frame's timestamp and copies sound. OpenCV's wheels have no H.264
+encoder, a constant frame rate and no sound. `fcnseg.io.video_writer` selects the encoder, names the
+file and verifies it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fcnseg.io.images import resize_labels
 
 try:
     import resource
-except ImportError:  # Windows, where files have no largest size
+except ImportError:  # Windows, which has no limit on file sizes
     resource = None  # type: ignore[assignment]
 
 _LIBRARY = {".webm": ("libvpx", {"deadline": "realtime", "cpu-used": "5", "crf": "12", "b": "8M"})}
@@ -37,14 +37,14 @@ _H264 = ("libx264", {"preset": "superfast", "crf": "23"})
 _MP4 = frozenset({".mp4", ".m4v", ".mov"})
 
 _GRID_SECONDS = 0.002
-"""A frame this near to its place at a constant rate is put there: many formats round to 1 ms."""
+"""Timestamps this close to a constant rate are snapped to it: many formats round to 1 ms."""
 
 
 class Encoder(Protocol):
-    """Writes frames of one even size to a path.
+    """Writes frames of a constant, even size to a path.
 
-    keeps_time: frames are shown at their own times; else one after the other at `fps`.
-    written: frames in the file so far.
+    keeps_time: whether frames keep their timestamps; else they are shown at a constant `fps`.
+    written: number of frames written so far.
     """
 
     codec: str
@@ -53,21 +53,20 @@ class Encoder(Protocol):
 
     @property
     def sound_warning(self) -> str:
-        """What is wrong with the sound of the other file; "" for nothing."""
+        """Which sound could not be copied, and why; "" for none."""
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
         """Append uint8 (H, W, 3) RGB, shown from `time` seconds after the first frame's."""
 
     def close(self, *, complete: bool = True) -> None:
-        """Write what is left and close the file. complete: False says that frames are missing."""
+        """Flush and close the file. complete: False if frames are missing."""
 
 
 class PyavEncoder:
-    """H.264 (VP8 in .webm) by PyAV, with each frame's time and the sound of another file.
+    """H.264 (VP8 in .webm) by PyAV, with timestamps and the sound of another file.
 
-    Times are in ticks of which a whole number makes a frame at `fps`, so that a constant rate
-    is exact, and fine enough (0.1 ms) for a variable one. sound: makes the Sound of a container
-    that is being written, or None.
+    A frame at `fps` is a whole number of ticks, so that a constant rate is exact; ticks are fine
+    enough (0.1 ms) for a variable rate. sound: creates the Sound for the output container, or None.
     """
 
     keeps_time = True
@@ -91,7 +90,7 @@ class PyavEncoder:
         self._last = -1
         self.written = 0
         self._sound: Any = None
-        self._room = Room(path)
+        self._space = DiskSpace(path)
         try:
             fast_start = {"movflags": "+faststart"} if path.suffix.lower() in _MP4 else {}
             file: Any = av.open(str(path), "w", options=fast_start)
@@ -109,26 +108,26 @@ class PyavEncoder:
             self._sound = sound(file)
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
-        """Append a frame, shown from `time` seconds on; OSError before the disk is full."""
+        """Append a frame, shown from `time` seconds on; OSError shortly before the disk is full."""
         planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
         frame = self._av.VideoFrame.from_ndarray(planes, format="yuv420p")
         self._last = frame.pts = max(self._tick(time), self._last + 1)
         frame.time_base = Fraction(1, self._ticks)
         self.written += 1
         try:
-            self._room.fill(self._video.encode(frame), self._file.mux)
+            self._space.mux(self._video.encode(frame), self._file.mux)
             if self._sound is not None:
                 self._sound.copy(until=time)
         except self._av.FFmpegError as error:
             raise _cannot_write(error) from None
 
     def close(self, *, complete: bool = True) -> None:
-        """Write what is left that has room, the sound with it, and close."""
+        """Flush as much as the disk has space for, including sound, and close."""
         try:
             if self._last >= 0:
                 with contextlib.suppress(OSError):
-                    self._room.fill(self._video.encode(None), self._file.mux)
-                if self._sound is not None and self._room.error() is None:
+                    self._space.mux(self._video.encode(None), self._file.mux)
+                if self._sound is not None and self._space.error() is None:
                     end = float((self._last + self._frame_ticks) / self._ticks)
                     self._sound.finish(end, complete=complete)
             self._file.close()
@@ -140,7 +139,7 @@ class PyavEncoder:
 
     @property
     def sound_warning(self) -> str:
-        """What is wrong with the sound that was to be copied; "" for nothing."""
+        """Which sound could not be copied, and why; "" for none."""
         return str(self._sound.omitted) if self._sound is not None else ""
 
     def _tick(self, time: float) -> int:
@@ -149,25 +148,25 @@ class PyavEncoder:
         return round(grid) if near else round(time * self._ticks)
 
     def _tag_colors(self) -> None:
-        """OpenCV converts with BT.601's coefficients and video levels: say so to the players."""
+        """Tag the stream as BT.601 with limited range, as OpenCV converts."""
         context = self._video.codec_context
         context.colorspace = context.color_primaries = context.color_trc = 6  # SMPTE 170M
-        context.color_range = 1  # video levels
+        context.color_range = 1  # limited
 
 
-class Room:
-    """The room for a video file that is being written, with some to spare for its index.
+class DiskSpace:
+    """Checks the disk space while a video is written, with a reserve for its index.
 
-    A file of MP4 whose index does not fit on the disk can't be played at all.
+    An MP4 file whose index does not fit on the disk can't be played at all.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._packets, self._bytes = path, 0, 0
 
-    def fill(self, packets: Iterable[Any], mux: Callable[[Any], object]) -> None:
-        """Write packets while there is room; OSError before the first that has none.
+    def mux(self, packets: Iterable[Any], mux: Callable[[Any], object]) -> None:
+        """Write packets; OSError before the first that does not fit.
 
-        After an error of FFmpeg's own, no file can be finished.
+        This precedes FFmpeg's own error, after which a file can't be finished.
         """
         for packet in packets:
             self._packets, self._bytes = self._packets + 1, self._bytes + packet.size
@@ -177,12 +176,12 @@ class Room:
             mux(packet)
 
     def error(self) -> OSError | None:
-        """What the system would say soon."""
+        """The error that writing would cause; None while there is space."""
         spare = 2**16 + 64 * self._packets
         disk = shutil.disk_usage(self._path.parent)
         on_disk = self._path.stat().st_size if self._path.exists() else 0
         waiting = max(0, self._bytes - on_disk)
-        if disk.total and disk.free < waiting + spare:  # some network drives do not know
+        if disk.total and disk.free < waiting + spare:  # some network drives report 0
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if resource is not None:
             most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
@@ -200,22 +199,22 @@ def _cannot_write(error: Exception) -> MediaError:
 
 
 class Pipe(Protocol):
-    """The part of a file that is written to."""
+    """A writable binary file."""
 
     def write(self, data: bytes, /) -> object:
-        """Take bytes."""
+        """Write bytes."""
 
     def flush(self) -> None:
-        """Pass them on."""
+        """Flush buffers."""
 
 
 class StreamWriter:
-    """Frames into a pipe, each passed on at once.
+    """Writes frames to a pipe and flushes each.
 
-    size: (height, width) of all frames; those of another are fitted in. container: y4m is YUV
-    4:2:0 with video levels; raw frames are RGB, or bytes where they are (H, W). repeat: a frame
-    comes again where the next one is late, because neither keeps times. A BrokenPipeError is the
-    reader's leaving.
+    size: (height, width) of the output; other frames are scaled to fit. container: y4m is YUV 4:2:0
+    with limited range; raw frames are RGB, or gray if they are (H, W). repeat: repeat a frame while
+    the next one is late, as neither container has timestamps. BrokenPipeError when the reader has
+    closed the pipe.
     """
 
     def __init__(
@@ -232,31 +231,31 @@ class StreamWriter:
         self._fps, self._size, self._repeat = fps, size, repeat
         self._last, self._written = b"", 0
         if container == "yuv4mpegpipe":
-            # BT.601 and video levels, as OpenCV converts.
+            # BT.601 and limited range, as OpenCV converts.
             pipe.write(
                 f"YUV4MPEG2 W{size[1]} H{size[0]} F{fps.numerator}:{fps.denominator} Ip "
                 f"A{aspect.numerator}:{aspect.denominator} C420jpeg XCOLORRANGE=LIMITED\n".encode()
             )
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
-        """Pass on uint8 (H, W, 3) RGB or (H, W), shown from `time` seconds after the first."""
+        """Write uint8 (H, W, 3) RGB or (H, W), shown from `time` seconds after the first frame."""
         if image.shape[:2] != self._size:
             fit = fit_image if image.ndim == 3 else resize_labels
             image = fit(image, self._size)
         while self._repeat and self._last and self._written < int(time * self._fps):
-            self._pass_on(self._last)
+            self._send(self._last)
         y4m = self._container == "yuv4mpegpipe"
         self._last = b"FRAME\n" + _planes(image) if y4m else image.tobytes()
-        self._pass_on(self._last)
+        self._send(self._last)
 
-    def _pass_on(self, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
         self._pipe.write(data)
         self._pipe.flush()
         self._written += 1
 
 
 def _planes(image: NDArray[np.uint8]) -> bytes:
-    """An RGB image as Y, U and V, the last two of half the size, rounded up."""
+    """An RGB image as Y, U and V planes; the last two have half the size, rounded up."""
     height, width = image.shape[:2]
     even = even_sized(image)
     planes = np.asarray(cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420), np.uint8)
@@ -265,6 +264,6 @@ def _planes(image: NDArray[np.uint8]) -> bytes:
 
 
 def even_sized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An RGB image whose last column and row come twice where their number is odd."""
+    """An RGB image padded to an even size by repeating its last row and column."""
     odd = image.shape[0] % 2, image.shape[1] % 2
     return np.pad(image, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else image

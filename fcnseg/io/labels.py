@@ -1,7 +1,7 @@
-"""Label files <-> arrays of class indices, whatever the file's mode.
+"""Read label files of any mode as arrays of stored values.
 
-Pillow reads them: OpenCV turns a palette PNG into colors and the indices are gone. What the
-values mean (colors, 0/255, an ignore value) is not known here.
+Pillow reads them, as OpenCV would convert palette indices to colors. The meaning of the values
+(colors, 0/255, an ignore value) is determined elsewhere.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from fcnseg.io.images import (
 )
 
 LOSSY_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
-"""Label files with these suffixes may hold other values than were drawn."""
+"""Suffixes of lossy formats, whose values may differ from those that were drawn."""
 
 
 @dataclass(frozen=True, eq=False)
 class RawLabels:
-    """A label file as it is.
+    """The stored content of a label file.
 
-    values: int32 (H, W), the stored numbers (palette indices, grey levels); or uint8 (H, W, 3)
-        RGB when the file is in color.
-    palette: uint8 (N, 3) RGB when the file has one, else None.
-    mode: Pillow's name of the file's mode ("P", "L", "1", "I;16", "LA", "RGB", "RGBA" ...).
-    pages: how many images of this size the file holds; the values are the first's.
+    values: int32 (H, W), the stored numbers (palette indices, gray levels); or uint8 (H, W, 3)
+        RGB for a file in color.
+    palette: uint8 (N, 3) RGB, or None.
+    mode: the file's mode in Pillow ("P", "L", "1", "I;16", "LA", "RGB", "RGBA" ...).
+    pages: number of images of this size in the file; the values are those of the first.
     """
 
     values: NDArray[np.int32] | NDArray[np.uint8]
@@ -48,11 +48,11 @@ class RawLabels:
 
 
 def read_raw_labels(path: str | Path) -> RawLabels:
-    """A label file with its numbers intact, upright; MediaError when it can't be read."""
+    """Read a label file's stored values, upright; MediaError when it can't be read."""
     data = read_bytes(path)
     if _png_header(data) == (8, 0) and not may_be_turned(data) and not is_cut(data):
         check_claim(data, path)
-        grey = decode_array(data)  # plain grey PNGs: the same numbers as Pillow's, sooner
+        grey = decode_array(data)  # for gray PNGs the same as Pillow, but faster
         if grey is not None and grey.ndim == 2:
             return RawLabels(grey.astype(np.int32), None, "L")
     with opened_image(data, path) as image:
@@ -61,14 +61,14 @@ def read_raw_labels(path: str | Path) -> RawLabels:
         pages = _page_count(image)
     if values is None:
         raise MediaError(
-            f"{path} holds numbers that are not whole; labels are class indices.",
-            hint="save the labels as a PNG of whole numbers",
+            f"{path} holds numbers that are not integers; labels are class indices.",
+            hint="save the labels as a PNG of integers numbers",
         )
     return RawLabels(values, palette, mode, pages)
 
 
 def _page_count(image: Image.Image) -> int:
-    """The images in a file; 1 where the second is the first one's mask or thumbnail."""
+    """Number of images in a file; 1 if the second is a mask or thumbnail of the first."""
     size, count = image.size, getattr(image, "n_frames", 1)
     if count > 1:
         image.seek(1)
@@ -78,7 +78,7 @@ def _page_count(image: Image.Image) -> int:
 
 
 def _values(image: Image.Image, data: bytes) -> NDArray[np.int32] | NDArray[np.uint8] | None:
-    """(H, W) int32 numbers or (H, W, 3) uint8 colors; None when they are not whole numbers."""
+    """(H, W) int32 numbers or (H, W, 3) uint8 colors; None if they are not integers."""
     depth, color = _png_header(data)
     if depth == 16 and color in (2, 4, 6):
         return _sixteen_bits(data)
@@ -86,24 +86,23 @@ def _values(image: Image.Image, data: bytes) -> NDArray[np.int32] | NDArray[np.u
     if image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"):
         return np.array(image.convert("RGB"), np.uint8)
     values = np.asarray(image)
-    if values.ndim == 3:  # LA, La, PA: the second channel is transparency
+    if values.ndim == 3:  # LA, La, PA: the second channel is opacity
         values = values[:, :, 0]
-    whole = _whole(values)
-    if (
-        whole is not None and image.mode == "L" and depth in (2, 4)
-    ):  # Pillow stretches these to 0..255
-        whole //= 255 // (2**depth - 1)
-    return whole
+    integers = _integers(values)
+    # Pillow scales these to 0..255
+    if integers is not None and image.mode == "L" and depth in (2, 4):
+        integers //= 255 // (2**depth - 1)
+    return integers
 
 
 NO_DATA = 1e38
-"""What GIS programs write where a raster of floats has no data is beyond this, or not a number."""
+"""GIS programs mark missing data in float rasters by values beyond this, or NaN."""
 
 
-def _whole(numbers: NDArray[Any]) -> NDArray[np.int32] | None:
-    """Numbers as int32, -1 where floats say that there is none; None where some are not whole."""
+def _integers(numbers: NDArray[Any]) -> NDArray[np.int32] | None:
+    """Convert to int32, missing floats to -1; None if some are not integers or do not fit."""
     if numbers.dtype.kind == "f":
-        numbers = np.where(np.abs(numbers) < NO_DATA, numbers, -1)  # NaN is not less
+        numbers = np.where(np.abs(numbers) < NO_DATA, numbers, -1)  # NaN compares false
         if not np.array_equal(numbers, np.rint(numbers)):
             return None
     fits = numbers.min() >= -(2**31) and numbers.max() < 2**31
@@ -111,16 +110,15 @@ def _whole(numbers: NDArray[Any]) -> NDArray[np.int32] | None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    is_upright = image.getexif().get(ORIENTATION, 1) == 1  # transposing by 1 is a copy
+    is_upright = image.getexif().get(ORIENTATION, 1) == 1  # avoids a copy
     return image if is_upright else ImageOps.exif_transpose(image)
 
 
 def _sixteen_bits(data: bytes) -> NDArray[np.int32] | NDArray[np.uint8]:
-    """A PNG of 16 bits of which Pillow keeps only the upper 8: colors, or grey with alpha.
+    """Values of a PNG with 16-bit colors, or gray with alpha; Pillow keeps only the upper 8 bits.
 
-    Colors as they are where all are below 256, else their upper 8 bits. A channel with small
-    numbers only holds classes, not colors, and one beside it the numbers of their objects
-    (Synthia): of those the lower 8 bits.
+    For colors: the lower 8 bits if any channel has only values below 256, as such a channel
+    contains classes, possibly beside a channel of object numbers (Synthia); else the upper 8 bits.
     """
     pixels = decode_array(data)
     if pixels is None:
@@ -134,32 +132,32 @@ def _sixteen_bits(data: bytes) -> NDArray[np.int32] | NDArray[np.uint8]:
 
 
 def _png_header(data: bytes) -> tuple[int, int]:
-    """A PNG's bits a channel and color type (4: grey with alpha); (0, 0) for other files."""
+    """A PNG's bit depth and color type (4: gray with alpha); (0, 0) for other files."""
     return (data[24], data[25]) if data[:4] == b"\x89PNG" and len(data) > 25 else (0, 0)
 
 
 def _palette_of(image: Image.Image) -> NDArray[np.uint8] | None:
-    """(N, 3) uint8 RGB, or None."""
+    """The palette, uint8 (N, 3) RGB, or None."""
     colors = image.getpalette("RGB") if image.mode in ("P", "PA") else None
     return None if colors is None else np.array(colors, np.uint8).reshape(-1, 3)
 
 
 def decode_mask(data: bytes) -> NDArray[np.bool_]:
-    """bool (h, w) of a small image in which everything but 0 counts (labelme's masks)."""
+    """Decode a mask (as in labelme's files) to bool (h, w): values other than 0."""
     with opened_image(data, "a mask") as image:
         return np.asarray(image.convert("L")) > 0
 
 
 def region_areas(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """The area in pixels of each connected region (8 neighbours) of a mask (H, W)."""
+    """The area in pixels of each connected region (8-connectivity) of a mask (H, W)."""
     count, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     return np.asarray(stats[1:count, cv2.CC_STAT_AREA])
 
 
 def connected_regions(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """int32 (H, W): pixels of one value that touch (8 neighbours) have one number, from 0.
+    """Number the connected regions (8-connectivity) of equal values: int32 (H, W), from 0.
 
-    And int64 (regions,): the pixels of each.
+    Also returns their areas in pixels, int64 (regions,).
     """
     numbers = np.zeros(labels.shape, np.int32)
     areas: list[NDArray[np.int32]] = []
@@ -174,19 +172,19 @@ def connected_regions(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDA
 
 
 FLAT = 32
-"""Within a drawn area JPEG changes neighbouring pixels by no more, in each channel."""
+"""Maximum difference of adjacent pixels, per channel, that JPEG causes within a drawn area."""
 
 COLORFUL = 48
-"""And a drawn color is at least so far from grey."""
+"""Minimum range of the channels of a drawn color; less is gray."""
 
 
 def flat_colors(
     packed: NDArray[np.int32],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """The colors of a lossy image where it is flat, with the pixels that are nearly of each.
+    """The colors in flat areas of a lossy image, and the number of pixels close to each.
 
-    packed: (H, W). JPEG leaves hardly a pixel of a small area with the color that was drawn, but
-    all of them near it; what lies between two colors is not flat. None for an image of greys.
+    packed: (H, W). In a small area, JPEG changes almost every pixel, but only slightly; transitions
+    between two colors are not flat. None for a gray image.
     """
     channels = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], -1).astype(np.uint8)
     around = np.ones((3, 3), np.uint8)
@@ -207,21 +205,18 @@ def flat_colors(
 
 # --- arrays: .npy, .npz, .mat, text with a number for each pixel ---
 
-_KEYS = (
+_LABEL_KEYS = (
     "mask", "masks", "label", "labels", "segmentation", "seg", "gt", "groundtruth", "annotation",
     "target", "type_map", "class_map", "labelmap", "semantic", "arr_0", "y",
 )  # fmt: skip
-"""What labels are called in files of several arrays, the likeliest first."""
+"""Names of label arrays in files with several arrays, most likely first."""
 
 _OBJECT_KEYS = ("inst_map", "instance_map", "instances", "inst")
-"""What numbers of objects are called there, taken where there are no labels."""
+"""Names of arrays of object numbers, used if there are no labels."""
 
 
 def read_array(path: Path) -> RawLabels:
-    """An array file's stored numbers, or colors; nothing is unpickled.
-
-    MediaError for another content.
-    """
+    """Read an array file's numbers or colors, without pickle; MediaError for other content."""
     try:
         array = _ARRAY_READERS.get(path.suffix.lower(), read_numpy)(path)
     except OSError as error:
@@ -229,13 +224,13 @@ def read_array(path: Path) -> RawLabels:
     except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise MediaError(
             f"{path} holds no array of labels: {reason(error)}.",
-            hint="save the labels as a PNG, or as a .npy file of whole numbers (height, width)",
+            hint="save the labels as a PNG, or as a .npy file of integers numbers (height, width)",
         ) from None
     return as_labels(path, array)
 
 
 def holds_objects(path: Path) -> bool:
-    """Whether what `read_array` takes of an array file is called like numbers of objects."""
+    """Whether the array that `read_array` reads has the name of object numbers."""
     names: list[str] = []
 
     def choose(some: Sequence[str]) -> str:
@@ -248,13 +243,13 @@ def holds_objects(path: Path) -> bool:
         elif path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as loaded:
                 choose(loaded.files)
-    except Exception:  # noqa: BLE001 - decoders raise anything on invalid data; the scan tells
+    except Exception:  # noqa: BLE001 - the scan reports invalid files
         return False
     return bool(names) and names[-1].lower() in _OBJECT_KEYS
 
 
 def read_numpy(path: Path, keys: Sequence[str] = ()) -> NDArray[Any]:
-    """A file's one array, or that of several which is called like labels (or one of `keys`)."""
+    """A file's only array, or the one named like labels, or like one of `keys`."""
     if path.suffix.lower() == ".npy":
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     loaded = np.load(path, allow_pickle=False)
@@ -265,9 +260,9 @@ def read_numpy(path: Path, keys: Sequence[str] = ()) -> NDArray[Any]:
 
 
 def _key(names: Sequence[str], keys: Sequence[str] = ()) -> str:
-    """The array that holds labels; ValueError where that can't be told."""
+    """The name of the label array; ValueError if it is ambiguous."""
     by_word = {name.lower(): name for name in names}
-    for word in keys or (*_KEYS, *_OBJECT_KEYS):
+    for word in keys or (*_LABEL_KEYS, *_OBJECT_KEYS):
         if word in by_word:
             return by_word[word]
     if len(names) != 1:
@@ -276,7 +271,7 @@ def _key(names: Sequence[str], keys: Sequence[str] = ()) -> str:
 
 
 def as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
-    """An array of numbers, colors or layers as labels; MediaError for another content."""
+    """Convert an array of numbers, colors or layers to labels; MediaError for other content."""
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim == 3 and array.size:
@@ -284,18 +279,18 @@ def as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
             return RawLabels(array, None, "RGB")
         array = _from_layers(array)
     plain = array.ndim == 2 and array.size > 0 and array.dtype.kind in "buif"
-    whole = _whole(array) if plain else None
-    if whole is None:
+    integers = _integers(array) if plain else None
+    if integers is None:
         raise MediaError(
-            f"{path} holds {array.dtype} {array.shape}; labels are whole numbers (height, width)."
+            f"{path} holds {array.dtype} {array.shape}; labels are integers numbers (height, width)."
         )
-    return RawLabels(whole, None, "I")
+    return RawLabels(integers, None, "I")
 
 
 def _from_layers(array: NDArray[Any]) -> NDArray[Any]:
-    """One layer for each class, first or last, as numbers; else as it is.
+    """Convert one layer per class (first or last axis) to class numbers; other arrays unchanged.
 
-    Layers hold 0 and 1, or 0 and the numbers of objects.
+    Layers contain 0 and 1, or 0 and object numbers.
     """
     for axis in (2, 0):
         if array.shape[axis] < 256 and ((array != 0).sum(axis) == 1).all():
@@ -320,7 +315,7 @@ _ARRAY_READERS: Mapping[str, Callable[[Path], NDArray[Any]]] = {
 
 
 def read_alpha(path: str | Path) -> NDArray[np.int32] | None:
-    """int32 (H, W) opacity 0..255 of an image file, upright; None when it has none."""
+    """Read an image file's opacity, int32 (H, W) 0..255, upright; None if it has none."""
     with opened_image(read_bytes(path), path) as image:
         if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
             return None

@@ -1,4 +1,4 @@
-"""The sound of one file beside the frames of another: copied, or encoded again."""
+"""Copy or re-encode the sound of one file into the video of another."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ import numpy as np
 
 from fcnseg.files import utf8_name
 
-_LEAD_IN = 0.1  # seconds before 0 at most that an encoder needs; more was cut away by an edit list
+_LEAD_IN = 0.1  # maximum encoder delay before 0, in seconds; earlier sound is outside an edit list
 
-_RATE = 48000  # of sound that is encoded again
+_RATE = 48000  # sample rate of re-encoded sound
 
-_GAP = _RATE // 10  # samples that are missing: a hole, not a rounding
+_GAP = _RATE // 10  # minimum missing samples that are a gap, not rounding
 
-_JUMP = 0.5  # seconds that sound goes back where another recording begins
+_JUMP = 0.5  # minimum seconds that timestamps go back where another recording begins
 
-_ENCODERS = ("aac", "libopus")  # the first that the container holds
+_ENCODERS = ("aac", "libopus")  # the first one that the container supports
 
 _NAMES = {"opus": "libopus"}  # FFmpeg's name of the decoder -> of the encoder
 
 
 class Sound:
-    """The sound streams of a file, written beside the frames.
+    """The sound streams of a file, muxed with the frames.
 
-    whole: to its own end, beyond that of the frames. omitted: what of it is left out,
-    and why; "" for nothing.
+    whole: to its own end, beyond that of the frames. omitted: what is omitted and why; "" for none.
     """
 
     def __init__(
@@ -39,8 +38,8 @@ class Sound:
         self.omitted = ""
         self._source, self._output, self._whole = source, output, whole
         self._start, self._clock = start, clock
-        self._reached: dict[int, tuple[int, float]] = {}  # of a stream: the stretch, its seconds
-        self._last: dict[int, int] = {}  # the last packet of a stream that is copied
+        self._reached: dict[int, tuple[int, float]] = {}  # stream -> last segment and time
+        self._last: dict[int, int] = {}  # copied stream -> last dts
         self._copied: dict[int, Any] = {}  # index of the source's stream -> the output's
         self._encoded: dict[int, _Reencoder] = {}
         self._broken = 0
@@ -60,9 +59,9 @@ class Sound:
         *,
         whole: bool = False,
     ) -> Sound | None:
-        """The sound of `path` from `start` seconds on; None when it has none.
+        """The sound of `path` from `start` seconds on; None if it has none.
 
-        clock: see FrameReader; () where it is not known.
+        clock: see FrameReader; () if unknown.
         """
         import av
 
@@ -79,31 +78,31 @@ class Sound:
         return cls(source, output, start, clock or (began,), whole=whole)
 
     def copy(self, *, until: float) -> None:
-        """Write what sounds before `until` seconds of the output."""
+        """Write the sound before `until` seconds of the output."""
         import av
 
         try:
             while (packet := self._waiting or next(self._packets, None)) is not None:
                 self._waiting = packet
                 if packet.dts is not None and packet.pts is not None:
-                    stretch, time = self._place(packet)
-                    if time >= until or self._is_ahead(packet, stretch, time):
+                    segment, time = self._place(packet)
+                    if time >= until or self._is_ahead(packet, segment, time):
                         return
-                    self._reached[packet.stream.index] = stretch, time
-                    self._write(packet, self._clock[stretch] + self._start)
+                    self._reached[packet.stream.index] = segment, time
+                    self._write(packet, self._clock[segment] + self._start)
                 self._waiting = None
         except (av.FFmpegError, ValueError) as error:
             self._packets, self._waiting = iter(()), None
-            self._leave_out("the rest of the sound", str(getattr(error, "strerror", error)))
+            self._omit("the rest of the sound", str(getattr(error, "strerror", error)))
 
     def close(self) -> None:
-        """Close the file the sound came from."""
+        """Close the source file."""
         self._source.close()
 
     def finish(self, end: float, *, complete: bool = True) -> None:
-        """Write the rest, and what encoders hold; `end` seconds is where the frames end.
+        """Write the rest and flush encoders; the frames end at `end` seconds.
 
-        complete: False says that frames are missing there.
+        complete: False if frames are missing.
         """
         import av
 
@@ -111,19 +110,19 @@ class Sound:
         packet = self._waiting
         short = packet and end - self._reached.get(packet.stream.index, (0, 0.0))[1] > _JUMP
         if short and self._is_ahead(packet, *self._place(packet)):
-            self._leave_out("the rest of the sound", "its clock goes back, that of the frames not")
+            self._omit("the rest of the sound", "its clock goes back, that of the frames not")
         for encoder in self._encoded.values():
             try:
                 self._output.mux(encoder.finish())
             except (av.FFmpegError, ValueError) as error:
-                self._leave_out("the end of the sound", str(getattr(error, "strerror", error)))
+                self._omit("the end of the sound", str(getattr(error, "strerror", error)))
             if not encoder.written:
-                self._leave_out("the sound", "none of it can be decoded")
+                self._omit("the sound", "none of it can be decoded")
         if self._broken:
-            self._leave_out(f"{self._broken} pieces of the sound", "they are broken")
+            self._omit(f"{self._broken} pieces of the sound", "they are broken")
 
     def _add(self, stream: Any) -> None:
-        """Copy a stream that the container holds; encode it again where it does not."""
+        """Copy a stream if the container supports its codec; else re-encode it."""
         import av
 
         context = stream.codec_context
@@ -137,27 +136,27 @@ class Sound:
                 encoder = next(e for e in _ENCODERS if e in supported)
                 self._encoded[stream.index] = _Reencoder(self._output, encoder)
             else:
-                self._leave_out("the sound", f"its codec is {name}")
+                self._omit("the sound", f"its codec is {name}")
         except (av.FFmpegError, ValueError, StopIteration):
-            self._leave_out("the sound", f"it can't be written here; its codec is {name}")
+            self._omit("the sound", f"it can't be written here; its codec is {name}")
 
     def _place(self, packet: Any) -> tuple[int, float]:
-        """The stretch of the file's clock that a packet is in, and its seconds of the output.
+        """The clock segment of a packet, and its time in the output in seconds.
 
-        That in which the sound follows best on what came before: this one or the next.
+        The current segment or the next one, whichever continues the sound best.
         """
         stamp = float(packet.pts * packet.time_base) - self._start
-        stretch, reached = self._reached.get(packet.stream.index, (0, 0.0))
-        times = [stamp - began for began in self._clock[stretch : stretch + 2]]
+        segment, reached = self._reached.get(packet.stream.index, (0, 0.0))
+        times = [stamp - began for began in self._clock[segment : segment + 2]]
         if packet.stream.index in self._reached and len(times) > 1:
             on = abs(times[1] - reached) < abs(times[0] - reached)
-            return stretch + on, times[on]
-        return stretch, times[0]
+            return segment + on, times[on]
+        return segment, times[0]
 
-    def _is_ahead(self, packet: Any, stretch: int, time: float) -> bool:
-        """Whether a packet is of a stretch that the frames have not come to."""
+    def _is_ahead(self, packet: Any, segment: int, time: float) -> bool:
+        """Whether a packet belongs to a segment that the frames have not reached."""
         reached = self._reached.get(packet.stream.index, (0, time))[1]
-        return time < reached - _JUMP and stretch == len(self._clock) - 1
+        return time < reached - _JUMP and segment == len(self._clock) - 1
 
     def _write(self, packet: Any, origin: float) -> None:
         import av
@@ -168,7 +167,7 @@ class Sound:
             shift = round(origin / packet.time_base)
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
             early = time < (0 if origin else -_LEAD_IN)
-            if early or packet.dts <= self._last.get(index, packet.dts - 1):  # two overlap
+            if early or packet.dts <= self._last.get(index, packet.dts - 1):  # overlapping
                 return
             self._last[index] = packet.dts
             packet.stream = self._copied[index]
@@ -183,15 +182,15 @@ class Sound:
                 began = stamp if frame.time is None else float(frame.time)
                 self._output.mux(self._encoded[index].encode(frame, max(began - origin, 0.0)))
 
-    def _leave_out(self, what: str, why: str) -> None:
+    def _omit(self, what: str, why: str) -> None:
         self.omitted += f"{'; ' if self.omitted else ''}{what} is left out: {why}"
 
 
 def _can_hold(container: str, stream: Any) -> bool:
-    """Whether a container takes a stream as it is.
+    """Whether a stream can be copied into a container, found by trying.
 
-    Its list of codecs does not tell: MP4 wants a layout of PCM's channels, MOV no Opus. Found out
-    when the file is written, it would end the video.
+    The container's list of codecs is not sufficient: MP4 requires a channel layout for PCM, MOV
+    does not accept Opus. An error while writing would end the video.
     """
     import av
 
@@ -207,7 +206,7 @@ def _can_hold(container: str, stream: Any) -> bool:
 
 
 class _Reencoder:
-    """Decoded sound as another codec's packets, gaps filled by their time stamps."""
+    """Encodes decoded sound with another codec; gaps in timestamps are filled with silence."""
 
     def __init__(self, output: Any, codec: str) -> None:
         import av
@@ -220,7 +219,7 @@ class _Reencoder:
         self._start: int | None = None
 
     def encode(self, frame: Any, time: float) -> list[Any]:
-        """Packets of a frame that sounds from `time` seconds on."""
+        """Packets of a frame that starts at `time` seconds."""
         if self._start is None:
             self._start = round(time * _RATE)
         packets: list[Any] = []

@@ -1,8 +1,6 @@
-"""Video files: frames with their times in, a verified file out.
+"""Write video files: under a temporary name, verified by reading back, then renamed.
 
-OpenCV reads (it turns rotated videos upright). A video is written under a temporary name,
-read back, verified and only then given its name. Streams and cameras are in
-`fcnseg.io.sources.live`.
+Frames come with their timestamps. Encoders are in `fcnseg.io.encoders`.
 """
 
 from __future__ import annotations
@@ -32,11 +30,11 @@ from fcnseg.progress import defer_interrupts, without_native_messages
 FOURCC = {
     ".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "XVID", ".mkv": "XVID", ".webm": "VP80",
 }  # fmt: skip
-"""The suffixes that can be written, with the best codec OpenCV's wheels can encode for each."""
+"""Suffixes of videos, with the best codec that OpenCV's wheels can encode for each."""
 
 
 def writable_codecs() -> dict[str, str]:
-    """What a video can be encoded with here, best first: codec -> the suffixes to ask for."""
+    """Codecs available here, best first -> the suffixes that use them."""
     found: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for suffix in FOURCC:
@@ -52,7 +50,7 @@ def writable_codecs() -> dict[str, str]:
 
 
 def left_out_of(path: Path) -> str:
-    """What a video has beside images and sound that no output gets: "subtitles and chapters"."""
+    """Content of a video that outputs do not keep: "subtitles and chapters"; "" for none."""
     try:
         import av
 
@@ -60,7 +58,7 @@ def left_out_of(path: Path) -> str:
             found = {"subtitles": len(file.streams.subtitles), "chapters": len(file.chapters())}
             tags = [*file.metadata, *(tag for stream in file.streams for tag in stream.metadata)]
             found["timecode"] = "timecode" in map(str.lower, tags)
-    except Exception:  # noqa: BLE001 - without PyAV, or of what it can't open, nothing is known
+    except Exception:  # noqa: BLE001 - without PyAV, or if it can't open it, nothing is known
         return ""
     return " and ".join(what for what, count in found.items() if count)
 
@@ -77,13 +75,13 @@ def open_encoder(
     live: bool = False,
     clock: Sequence[float] = (),
 ) -> Encoder:
-    """The best encoder there is for the path's suffix.
+    """The best available encoder for the path's suffix.
 
-    size: even (height, width). audio: a file whose sound is copied from `start` seconds on,
-    when the encoder can, with whole_audio to its end; clock: see FrameReader. aspect: width of a
-    pixel over its height. live: frames may be late. MediaError when none opens.
+    size: even (height, width). audio: a file whose sound is copied from `start` seconds on, if the
+    encoder supports it; whole_audio: to its end; clock: see FrameReader. aspect: pixel aspect
+    ratio, width over height. live: frames may be late. MediaError if no encoder opens.
     """
-    if has_pyav() and path.suffix.lower() != ".avi":  # AVI knows no times and no B-frames
+    if has_pyav() and path.suffix.lower() != ".avi":  # AVI has no timestamps and no B-frames
         of = functools.partial(Sound.of, start=start, clock=clock, whole=whole_audio)
         sound = functools.partial(of, audio) if audio else None
         return PyavEncoder(path, fps, size, sound=sound, aspect=aspect)
@@ -91,13 +89,13 @@ def open_encoder(
 
 
 class OpencvEncoder:
-    """cv2.VideoWriter, which raises nothing by itself.
+    """An encoder by cv2.VideoWriter, which itself reports no errors.
 
-    repeat: a frame is shown again where the next one comes late (cameras skip frames).
+    repeat: repeat a frame while the next one is late (cameras skip frames).
     """
 
     keeps_time = False
-    sound_warning = ""  # nobody expects it here; that there is none is said at the start
+    sound_warning = ""  # that there is no sound was reported at the start
 
     def __init__(
         self, path: Path, fps: Fraction, size: tuple[int, int], *, repeat: bool = False
@@ -130,40 +128,39 @@ class OpencvEncoder:
         self.written += 1
 
     def close(self, *, complete: bool = True) -> None:
-        """Write what is left and close the file."""
-        del complete  # of sound, which there is none
+        """Flush and close the file."""
+        del complete  # only for sound
         self._file.release()
 
 
 _SQUARE = frozenset({".webm", ".avi"})
-"""The suffixes of files whose pixels are square: no encoder for them states another aspect."""
+"""Suffixes whose encoders support only square pixels."""
 
 
 def _squared(size: tuple[int, int], aspect: Fraction) -> tuple[int, int]:
-    """The (height, width) with square pixels of an image whose pixels have an aspect."""
+    """The (height, width) in square pixels of an image with a pixel aspect ratio."""
     height, width = size
     return (height, round(width * aspect)) if aspect > 1 else (round(height / aspect), width)
 
 
 _SPARE, _FRAMES_OF_SPARE = 2**18, 4096
-"""Bytes for the index of so many frames, and for what encoders and containers hold back."""
+"""Bytes reserved for the index of this many frames and for buffers of encoders and containers."""
 
 
 class VideoWriter:
-    """A video file that is complete and verified, or not there.
+    """Writes a video file that appears only when it is complete and verified.
 
         with VideoWriter(Path("out.mp4"), Fraction(25, 2), (432, 768)) as writer:
             writer.write(image)
 
-    fps: frames a second. size: (height, width); odd sizes gain a line or column (encoders
-    need even ones), frames of another size are fitted in. audio: a video whose sound is
-    copied from `audio_start` seconds on, where PyAV is there, to the end of the frames or, with
-    whole_audio, to its own; clock: see FrameReader. aspect: width of a pixel over its height; files
-    that can't state it get square pixels. live: frames may come late. encoder: what the frames are
-    written by.
+    fps: frames per second. size: (height, width); odd sizes are padded (encoders need even ones),
+    frames of another size are scaled to fit. audio: a video whose sound is copied from
+    `audio_start` seconds on (with PyAV), to the end of the frames or, with whole_audio, to its own;
+    clock: see FrameReader. aspect: pixel aspect ratio, width over height; formats without it get
+    square pixels. live: frames may be late. encoder: the Encoder in use.
 
-    Leaving the block by an exception (the disk is full, Ctrl-C) keeps what was written so far, as
-    `out.partial.mp4` when there is an `out.mp4` already. MediaError when it can't be written.
+    Leaving the block by an exception (disk full, Ctrl-C) keeps the frames written so far, as
+    `out.partial.mp4` if `out.mp4` exists. MediaError when it can't be written.
     """
 
     def __init__(
@@ -194,7 +191,7 @@ class VideoWriter:
         with contextlib.ExitStack() as on_error:
             on_error.push(self._stack)
             self.encoder: Encoder = open_encoder(
-                # Under a name that FFmpeg can open, as long as it writes.
+                # FFmpeg opens only names in UTF-8.
                 Path(self._stack.enter_context(utf8_name(self._temporary))),
                 fps,
                 even,
@@ -209,9 +206,9 @@ class VideoWriter:
         self._closed = False
         self._spare: BinaryIO | None = None
         try:
-            self._keep_room()
+            self._reserve_space()
         except MediaError:
-            self.close(complete=False)  # leaves no hidden file
+            self.close(complete=False)  # removes the temporary file
             raise
 
     def __enter__(self) -> Self:
@@ -221,13 +218,13 @@ class VideoWriter:
         if kind is None:
             self.close()
             return
-        with contextlib.suppress(MediaError):  # the first error is the one to hear of
+        with contextlib.suppress(MediaError):  # the first error is reported
             self.close(complete=False)
 
     def write(self, image: NDArray[np.uint8], time: float | None = None) -> None:
         """Append uint8 (H, W, 3) RGB.
 
-        time: seconds since the first frame; None puts it where a constant rate has it.
+        time: seconds since the first frame; None for a constant rate.
         """
         if image.shape[:2] != self.size:
             image = fit_image(image, self.size)
@@ -242,13 +239,13 @@ class VideoWriter:
             raise cannot_write(self.path, error) from None
         self.frames += 1
         if self.frames % _FRAMES_OF_SPARE == 0:
-            self._keep_room()
+            self._reserve_space()
 
     def close(self, *, complete: bool = True) -> Path | None:
-        """Finish, verify and name the file; its path, or None when no frame was written.
+        """Finish, verify and rename the file; return its path, or None if no frame was written.
 
-        complete: False says that frames are missing: an existing file is then kept, and this
-        one is named `.partial`. Ctrl-C is heard when a complete one has its name.
+        complete: False if frames are missing: an existing file is kept, and this one is named
+        `.partial`. For a complete file, Ctrl-C takes effect after it is renamed.
         """
         if self._closed:
             return None
@@ -276,8 +273,8 @@ class VideoWriter:
                 )
             return target if found else None
 
-    def _keep_room(self) -> None:
-        """Hold bytes on the disk that the file's end will need, should others fill it."""
+    def _reserve_space(self) -> None:
+        """Reserve disk space for the end of the file, in case other programs fill the disk."""
         try:
             if self._spare is None:
                 hidden = self._stack.enter_context(temporary_beside(self.path))
@@ -294,9 +291,9 @@ class VideoWriter:
 
 
 def _readable_frames(path: Path, written: int) -> int:
-    """How many frames can be read back; 0 for none. written: how many there should be.
+    """Number of frames that can be read back, counted in the container; the first one is decoded.
 
-    They are counted in the container; the first one is decoded.
+    written: the expected number.
     """
     try:
         with open_video(path) as reader:

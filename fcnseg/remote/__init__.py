@@ -1,8 +1,8 @@
-"""Remote storage: files that an fsspec file system has (s3://, gs://, hf://, memory://).
+"""Remote storage: files of fsspec file systems (s3://, gs://, hf://, memory://).
 
-`RemotePath` is a path that readers and writers take for any other; `files.as_path` makes one of an
-address. An address of this machine (file://) or of a stream (http://, rtsp://) is none. Options of
-a file system come from its own environment variables and files, and from fsspec's (FSSPEC_S3_...).
+`RemotePath` can be used like any other path; `files.as_path` creates one from a URL. URLs of local
+files (file://) and streams (http://, rtsp://) are not remote storage. A file system is configured
+by its own environment variables and files, and by those of fsspec (FSSPEC_S3_...).
 """
 
 from __future__ import annotations
@@ -23,37 +23,36 @@ from typing import IO, Any, BinaryIO, cast
 from fcnseg.errors import FcnsegError, MediaError, MissingExtra, OptionError
 from fcnseg.files import IN_MEMORY, SCHEME, NonLocalPath
 
-# FFmpeg's streams, what urllib reads, and this machine's own files.
+# Schemes of FFmpeg, urllib and local files.
 _OTHERS = frozenset({
     "http", "https", "ftp", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms",
     "mmsh", "file", "local", "data",
 })  # fmt: skip
 
 _EXTRA = ("s3", "s3a")
-"""Schemes whose package is in the extra `remote`; others name their own."""
+"""Schemes whose package is in the extra `remote`; the error for others names their package."""
 
 UPLOADS = 16
-"""Outputs that are written at the same time to remote storage."""
+"""Number of concurrent uploads of outputs."""
 
 
 def is_remote(scheme: str) -> bool:
-    """Whether addresses that begin so are of remote storage: fsspec knows them, and they are no
-    stream's and none of this machine."""
+    """Whether a URL scheme is remote storage: known to fsspec, not for streams or local files."""
     if scheme in _OTHERS:
         return False
     try:
         from fsspec.registry import known_implementations, registry
-    except ImportError:  # torch brings it
+    except ImportError:  # fsspec is installed with torch
         return False
     return scheme in registry or scheme in known_implementations
 
 
 class RemotePath(NonLocalPath):
-    """A file or a folder in remote storage, for whatever takes a Path.
+    """A file or a folder in remote storage, with the interface of Path.
 
-    What a listing said of it (size, time of change) is kept, so that `stat` does not ask again.
-    FileNotFoundError as for local files, MediaError (an OSError) for all else; OptionError or
-    MissingExtra without the package or the credentials.
+    Information from a listing (size, modification time) is kept, so that `stat` needs no request.
+    Raises FileNotFoundError like local files, MediaError (an OSError) for other failures;
+    OptionError or MissingExtra without the package or the credentials.
     """
 
     known: dict[str, Any] | None = None
@@ -70,7 +69,7 @@ class RemotePath(NonLocalPath):
 
     @property
     def file_system(self) -> Any:
-        """The fsspec file system that has it; MissingExtra or OptionError without its package."""
+        """Its fsspec file system; MissingExtra or OptionError without its package."""
         import fsspec
 
         scheme = str(self).partition(":")[0].lower()
@@ -81,13 +80,13 @@ class RemotePath(NonLocalPath):
 
     @property
     def key(self) -> str:
-        """Its name in the file system; a name there may hold what a path can't ("a//b")."""
+        """Its name in the file system, which may contain what a path can't ("a//b")."""
         if self.known is not None:
             return str(self.known["name"])
-        return str(self.file_system._strip_protocol(str(self)))  # fsspec has no other name for it
+        return str(self.file_system._strip_protocol(str(self)))  # there is no public name for it
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Size, time of change, and a number of its own; one request unless a listing said it."""
+        """Size, modification time and a unique inode number; one request unless known."""
         del follow_symlinks
         if self.known is None:
             with _errors_as_ours(self):
@@ -100,7 +99,7 @@ class RemotePath(NonLocalPath):
         return os.stat_result(sequence, {"st_mtime_ns": when})
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether there is a file, or files below it."""
+        """Whether it is a file or a folder."""
         del follow_symlinks
         return self._kind() is not None
 
@@ -115,27 +114,27 @@ class RemotePath(NonLocalPath):
         return (kind := self._kind()) is not None and stat.S_ISDIR(kind)
 
     def _kind(self) -> int | None:
-        self.known = None  # it may have come or gone
+        self.known = None  # it may have been created or deleted
         try:
             return self.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def resolve(self, strict: bool = False) -> RemotePath:
-        """Itself: there are no links."""
+        """The path itself: there are no links."""
         del strict
         return self
 
     def absolute(self) -> RemotePath:
-        """Itself."""
+        """The path itself."""
         return self
 
     def expanduser(self) -> RemotePath:
-        """Itself."""
+        """The path itself."""
         return self
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: folders are there when files are."""
+        """Do nothing: folders exist with their files."""
         del mode, parents, exist_ok
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -150,7 +149,7 @@ class RemotePath(NonLocalPath):
             path.unlink(missing_ok=True)
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """What is directly in a folder."""
+        """Yield the entries of a folder."""
         try:
             with _errors_as_ours(self):
                 listed = self.file_system.ls(self.key, detail=True)
@@ -160,7 +159,7 @@ class RemotePath(NonLocalPath):
             yield self._below(info)
 
     def glob(self, pattern: str, **options: Any) -> Iterator[RemotePath]:
-        """What is directly in a folder and has a name of a pattern."""
+        """Yield the entries of a folder whose names match a pattern."""
         del options
         return (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
 
@@ -187,7 +186,7 @@ class RemotePath(NonLocalPath):
         return file if "b" in mode else io.TextIOWrapper(file, encoding, errors, newline)
 
     def upload(self, file: IO[bytes]) -> None:
-        """Make a file's bytes its own, all at once."""
+        """Write a file's content to it, atomically."""
         length = file.seek(0, os.SEEK_END)
         file.seek(0)
         with _errors_as_ours(self):
@@ -199,24 +198,24 @@ class RemotePath(NonLocalPath):
         self.known = None
 
     def download(self, path: Path) -> None:
-        """Copy it to a local file, which gets its time of change."""
+        """Copy it to a local file, with its modification time."""
         with _errors_as_ours(self):
             self.file_system.get_file(self.key, str(path))
         when = self.stat().st_mtime_ns
         os.utime(path, ns=(when, when))
 
     def files_below(self) -> Iterator[RemotePath]:
-        """The files below a folder, as a stream: no more of them in memory than a page.
+        """Yield the files below a folder, with at most one page of them in memory.
 
-        S3 is asked for pages of 1,000 keys, in their order; others for a folder at a time.
+        S3 returns ordered pages of 1,000 keys; other file systems are listed folder by folder.
         """
         with _errors_as_ours(self):
             for info in self._infos_below():
-                if not info["name"].endswith("/"):  # what consoles make for an empty folder
+                if not info["name"].endswith("/"):  # placeholder for an empty folder
                     yield self._below(info)
 
     def _infos_below(self) -> Iterator[dict[str, Any]]:
-        """fsspec's descriptions of the files below it."""
+        """Yield fsspec's information on the files below it."""
         system = self.file_system
         if not hasattr(system, "call_s3"):
             for _, _, files in system.walk(self.key, detail=True):
@@ -237,14 +236,14 @@ class RemotePath(NonLocalPath):
     def _below(self, info: dict[str, Any]) -> RemotePath:
         name = str(info["name"])
         inside = name[len(self.key) :] if name.startswith(self.key) else name
-        parts = ["_" if part == ".." else part for part in inside.split("/")]  # never out of it
+        parts = ["_" if part == ".." else part for part in inside.split("/")]  # no path traversal
         path = cast(RemotePath, self.joinpath(*filter(None, parts)))
         path.known = info
         return path
 
 
 class _Upload(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
-    """A file to write to that becomes a RemotePath's content when it is closed."""
+    """A writable file that is uploaded to a RemotePath when it is closed."""
 
     def __init__(self, path: RemotePath, *, append: bool) -> None:
         super().__init__(max_size=IN_MEMORY)
@@ -254,7 +253,7 @@ class _Upload(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
                 self.write(path.read_bytes())
 
     def close(self) -> None:
-        """Upload what was written."""
+        """Upload the content."""
         try:
             if not self.closed:
                 self._path.upload(cast(IO[bytes], self))
@@ -262,12 +261,12 @@ class _Upload(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
             super().close()
 
     def __exit__(self, kind: object, *rest: object) -> None:
-        """Upload it, unless the block ends with an error."""
+        """Upload the content, unless the block raised an error."""
         self.close() if kind is None else super().close()
 
 
 def _changed(info: dict[str, Any]) -> int:
-    """A time of change in ns; where none is known, a number that changes with the content."""
+    """The modification time in ns; if unknown, a number that depends on the content."""
     for name in ("LastModified", "mtime", "updated", "last_modified", "created"):
         value = info.get(name)
         if isinstance(value, datetime):
@@ -285,14 +284,14 @@ def _changed(info: dict[str, Any]) -> int:
 
 @contextlib.contextmanager
 def _errors_as_ours(path: Path) -> Iterator[None]:
-    """What a file system raises, as ours; that there is no such file as for local ones."""
+    """Convert a file system's errors to FcnsegErrors, except those that local files raise, too."""
     try:
         yield
     except (FcnsegError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise
     except ImportError as error:
         raise _no_package(path, str(path).partition(":")[0], error) from None
-    except Exception as error:  # noqa: BLE001 - each file system has errors of its own
+    except Exception as error:  # noqa: BLE001 - each file system has its own errors
         text = " ".join(str(error).split()) or type(error).__name__
         if "Credential" in type(error).__name__ or "credentials" in text.lower():
             raise OptionError(

@@ -1,4 +1,4 @@
-"""Many remote files: listed in chunks, seen as a tree, copied to this machine."""
+"""List remote files in chunks, walk them as a tree, and copy folders to this machine."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.remote import RemotePath
 
 CHUNK = 10_000
-"""Files of a folder that are listed before the first one is read."""
+"""Number of files that are listed before the first one is read."""
 
 _COPIES = 16
-"""Files that are copied at the same time."""
+"""Number of concurrent downloads."""
 
 _OUTPUTS = frozenset({"overlay", "labels", "color", "side", "probabilities"})
-"""Folders that lie beside the mark of a folder of outputs."""
+"""Subfolders of an output folder, beside its manifest."""
 
 
 def is_large(path: Path) -> bool:
-    """Whether a path is a remote folder of more files than are listed at once."""
+    """Whether a path is a remote folder of more than CHUNK files."""
     if not isinstance(path, RemotePath):
         return False
     return next(itertools.islice(path.files_below(), CHUNK, None), None) is not None
 
 
 def chunks(folder: RemotePath) -> Iterator[list[RemotePath]]:
-    """The files below a folder, CHUNK at a time; those that differ in suffix only stay together."""
+    """Yield the files below a folder, CHUNK at a time; equal names with other suffixes together."""
     chunk: list[RemotePath] = []
     for path in folder.files_below():
         if len(chunk) >= CHUNK and not str(path).startswith(f"{chunk[-1].with_suffix('')}."):
@@ -45,9 +45,9 @@ def chunks(folder: RemotePath) -> Iterator[list[RemotePath]]:
 def walk(
     files: Iterable[Path], root: Path, mark: str
 ) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Files below a folder as os.walk gives them; names that are taken out are not entered.
+    """os.walk for a list of files below a folder; removed folder names are not entered.
 
-    mark: a file's name that is added beside folders called as those of outputs are: it may be in
+    mark: a file name added beside folders named like those of outputs, as the manifest may be in
     another chunk.
     """
     folders: dict[Path, dict[str, None]] = {}
@@ -78,7 +78,7 @@ def too_many(path: Path) -> OptionError:
 
 
 def missing(path: Path) -> MediaError:
-    """The MediaError for an address where nothing is."""
+    """The MediaError for a missing remote path."""
     hint = "an image, a video, or a folder of them"
     if any(character in path.name for character in "*?["):
         hint = "patterns are for files of this machine; give the folder"
@@ -86,10 +86,10 @@ def missing(path: Path) -> MediaError:
 
 
 def copied(path: Path, callback: Callback = no_callback) -> Path:
-    """A folder of this machine with what a remote one has; a local path is itself.
+    """Mirror a remote folder in the cache and return its local path; local paths are unchanged.
 
-    It lies in the cache and is kept: files are copied when they are new or changed, and those
-    that are gone are removed. The callback receives where it lies. MediaError as RemotePath.
+    New and changed files are copied, and deleted ones removed. The callback gets a message with the
+    path. Raises MediaError as RemotePath does.
     """
     root = as_path(path)
     if not isinstance(root, RemotePath):

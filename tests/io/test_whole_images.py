@@ -19,7 +19,7 @@ from fcnseg.io.content.image_stream import next_image
 from fcnseg.io.fingerprint import summarize_image
 from fcnseg.io.images import decode_image, image_size
 from fcnseg.io.sources import open_source
-from fcnseg.io.sources.seen import Viewer
+from fcnseg.io.sources.rgb_frames import RgbConverter
 from fcnseg.models.checkpoint import KEY
 
 HIGH, WIDE = 64, 96
@@ -232,4 +232,4 @@ def test_the_matrix_ycgco_is_seen():
         stored = np.rint([light + (0 if full else 16), *others]).astype(np.uint8)
         frame = av.VideoFrame.from_ndarray(stored, format="yuv444p")
         frame.colorspace, frame.color_range = 8, 2 if full else 1
-        assert np.abs(Viewer().see(frame).astype(int) - COLORS).max() <= 2
+        assert np.abs(RgbConverter().to_rgb(frame).astype(int) - COLORS).max() <= 2

@@ -1,7 +1,4 @@
-"""Labels as annotation tools keep them: here, outlines and run lengths drawn into labels.
-
-And their files, parsed once.
-"""
+"""Rasterize polygons and run lengths of annotation tools; cache their parsed files."""
 
 from __future__ import annotations
 
@@ -22,27 +19,27 @@ from fcnseg.io.content import MAX_PIXELS
 T = TypeVar("T")
 
 EDGES_KEY, EDGES = "points_at", "pixel edges"
-"""What annotation files that fcnseg writes say of their points: whole numbers are the edges of
-pixels. Readers of other tools ignore it."""
+"""Key and value in annotation files written by fcnseg: integer coordinates are pixel edges. Other
+tools ignore it."""
 
 _OFF_EDGE = 0.02
-"""Pixels by which a corner may be off the edges where its numbers were rounded."""
+"""Tolerance in pixels for rounded coordinates on pixel edges."""
 
-_FAR = 1 << 20  # pixels; OpenCV's fixed point overflows beyond
+_FAR = 1 << 20  # pixels; beyond, OpenCV's fixed point overflows
 
 
 def blank(size: tuple[int, int]) -> NDArray[np.int32]:
-    """int32 (H, W) zeros to draw on; MediaError for a height and width that no image has."""
+    """int32 (H, W) zeros to draw on; MediaError for an invalid size."""
     if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
         raise MediaError(f"An image of {size[1]}x{size[0]} pixels (width x height).")
     return np.zeros(size, np.int32)
 
 
 def fill_polygon(labels: NDArray[np.int32], outline: NDArray[np.floating], value: int) -> None:
-    """Draw an area into int32 (H, W) labels, in place, by OpenCV's convention (cv2.fillPoly).
+    """Fill a polygon in int32 (H, W) labels, in place, by OpenCV's convention (cv2.fillPoly).
 
-    outline: float (N, 2) x, y in pixels, pixel centres at whole numbers, rounded to the
-        nearest; the border belongs to the area. MediaError for what is no number.
+    outline: float (N, 2) x, y in pixels, pixel centers at integers, rounded to the nearest; the
+        border is filled, too. MediaError for values that are not finite.
     """
     corners = np.rint(np.clip(_finite(outline), -_FAR, _FAR)).astype(np.int32)
     if len(corners):
@@ -50,11 +47,11 @@ def fill_polygon(labels: NDArray[np.int32], outline: NDArray[np.floating], value
 
 
 def fill_inside(labels: NDArray[np.int32], outline: NDArray[np.floating], value: int) -> None:
-    """Draw an area into int32 (H, W) labels, in place: the pixels whose middles it encloses.
+    """Fill a polygon in int32 (H, W) labels, in place: the pixels whose centers are inside.
 
-    outline: float (N, 2) x, y in pixels, (0, 0) being the upper left corner of the first one;
-        what it encloses twice (a hole that a bridge leads to) is outside. MediaError for what is
-        no number.
+    outline: float (N, 2) x, y in pixels; (0, 0) is the upper left corner of the first pixel.
+        Even-odd rule, so that a hole connected by a bridge is outside. MediaError for values that
+        are not finite.
     """
     height, width = labels.shape
     outline = np.clip(_finite(outline), -_FAR, _FAR)
@@ -83,10 +80,10 @@ def _finite(outline: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def follow_edges(outlines: Iterable[NDArray[np.floating]]) -> bool:
-    """Whether the outlines of an image were traced along the edges of its pixels.
+    """Whether the outlines of an image were traced along pixel edges.
 
-    Such lines turn only at right angles, at whole numbers. A rectangle alone tells nothing, since
-    lines through the middles of pixels give it, too; those cut the corners of other areas.
+    Such outlines have only right angles, at integer coordinates. Rectangles are inconclusive, as
+    outlines through pixel centers give them, too; those cut the corners of other shapes.
     """
     turns = False
     for outline in outlines:
@@ -101,14 +98,14 @@ def follow_edges(outlines: Iterable[NDArray[np.floating]]) -> bool:
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> NDArray[np.float64]:
-    """A box as a ring."""
+    """A box as a polygon, float (4, 2)."""
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
 
 
 def rings_in(value: Any) -> list[NDArray[np.float64]]:
-    """The outlines in a JSON value, float (N, 2) each: of points [x, y] or {"x": x, "y": y}, of
-    numbers in a row, also as a text, of {"x": [...], "y": [...]}, of lists of either. An object
-    within counts where all that it holds are OUTLINES. [] for other values."""
+    """The outlines in a JSON value, float (N, 2) each: points [x, y] or {"x": x, "y": y}, a list of
+    numbers, also as text, {"x": [...], "y": [...]}, or lists of these. In an object, the value of
+    a key of OUTLINES counts, with its holes. [] for other values."""
     if isinstance(value, str):
         words = re.split(r"[\s,;]+", value.strip())
         value = [float(one) for one in words] if all(map(_NUMBER, words)) else []
@@ -136,8 +133,8 @@ def rings_in(value: Any) -> list[NDArray[np.float64]]:
 
 
 def _curved(rings: list[NDArray[np.float64]], types: Any) -> list[NDArray[np.float64]]:
-    """An outline whose corners have types (BDD100K): two of C, for control points, and the next
-    corner give a cubic Bezier curve from the corner before; drawn as lines."""
+    """An outline whose vertices have types (BDD100K), with cubic Bezier curves as line segments:
+    from a vertex, by two control points (type C), to the next vertex."""
     if not isinstance(types, str) or "C" not in types or [len(types)] != [*map(len, rings)]:
         return rings
     corners, at = [*rings[0], rings[0][0]], 1
@@ -152,7 +149,7 @@ def _curved(rings: list[NDArray[np.float64]], types: Any) -> list[NDArray[np.flo
     return [np.array([corner for some in drawn for corner in some])]
 
 
-_CURVE = np.linspace(0, 1, 17)[:, None]  # places along a curve
+_CURVE = np.linspace(0, 1, 17)[:, None]  # parameters along a curve
 
 _BEZIER = np.array([1, 3, 3, 1]) * _CURVE ** [0, 1, 2, 3] * (1 - _CURVE) ** [3, 2, 1, 0]
 
@@ -163,22 +160,22 @@ OUTLINES = (
     "boundingpoly", "coordinates", "contour", "contours", "outline", "path", "paths", "poly",
     "poly2d", "exterior", "outer", "rings", "geometry", "allpoints", "shapeattributes",
 )  # fmt: skip
-"""Keys of outlines in JSON, as `word_of` gives them, those that say most first."""
+"""Keys of outlines in JSON, normalized by `word_of`, most specific first."""
 
 NAMES = (
     "label", "class", "classname", "category", "categoryname", "classtitle", "labelname",
     "classification", "tag", "tags", "labels", "categories", "classes", "featuretype",
 )  # fmt: skip
-"""Keys of the class of an outline."""
+"""Keys of an outline's class, normalized by `word_of`."""
 
 
 def word_of(key: object) -> str:
-    """A key without what people write it with: `category_name`, `categoryName`."""
+    """A key in lower case without separators: `category_name` and `categoryName` become equal."""
     return re.sub(r"[\W_]+", "", str(key)).lower()
 
 
 def is_named(value: object) -> bool:
-    """Whether a JSON value is an object that says of what class it is."""
+    """Whether a JSON value is an object with a class."""
     return isinstance(value, Mapping) and not {*map(word_of, value)}.isdisjoint(NAMES)
 
 
@@ -190,7 +187,7 @@ def _is_number(value: object) -> bool:
 
 
 def _point(value: object) -> tuple[float, float] | None:
-    """A point's x and y; None for another value."""
+    """A point's (x, y); None for other values."""
     if isinstance(value, Mapping):
         by_word = {word_of(key): one for key, one in value.items()}
         value = (by_word.get("x"), by_word.get("y"))
@@ -200,17 +197,17 @@ def _point(value: object) -> tuple[float, float] | None:
 
 
 def fill_circle(
-    labels: NDArray[np.int32], centre: tuple[float, float], radius: float, value: int
+    labels: NDArray[np.int32], center: tuple[float, float], radius: float, value: int
 ) -> None:
-    """Draw a filled circle into int32 (H, W) labels, in place. centre: x, y."""
-    at = (round(centre[0]), round(centre[1]))
+    """Fill a circle in int32 (H, W) labels, in place. center: x, y."""
+    at = (round(center[0]), round(center[1]))
     cv2.circle(labels, at, max(0, round(radius)), (value,), thickness=-1)
 
 
 def decode_runs(counts: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """bool (H, W) of COCO's run lengths: down the columns, beginning with a run of zeros.
+    """Decode COCO's run lengths to bool (H, W): column-major, beginning with a run of zeros.
 
-    MediaError when the runs do not add up to the image.
+    MediaError if the runs do not add up to the image's size.
     """
     lengths = np.asarray(counts, np.int64)
     if lengths.size == 0 or lengths.min() < 0 or int(lengths.sum()) != size[0] * size[1]:
@@ -222,16 +219,16 @@ def decode_runs(counts: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool
 
 
 def runs_of(stored: Mapping[str, Any]) -> Sequence[int]:
-    """The numbers of COCO's run lengths, {"counts": ...}, compressed or not."""
+    """The counts of COCO's run lengths, {"counts": ...}, compressed or not."""
     counts: Sequence[int] | str = stored["counts"]
     return unpack_runs(counts) if isinstance(counts, str) else counts
 
 
 def unpack_runs(text: str | bytes) -> list[int]:
-    """COCO's compressed run lengths as numbers.
+    """Decompress COCO's run lengths.
 
-    Six bits a character from "0" on: five of the number, one for "more follows"; from the
-    third on a number is the difference to the one two before. Source: cocoapi, maskApi.c.
+    A character, starting at "0", has five bits of the number and a continuation bit; from the
+    fourth on, a number is the difference to the one two before. Source: cocoapi, maskApi.c.
     """
     data = text.encode("ascii", "replace") if isinstance(text, str) else text
     counts: list[int] = []
@@ -252,9 +249,9 @@ def unpack_runs(text: str | bytes) -> list[int]:
 
 
 class Cached(Generic[T]):
-    """A parser that keeps its last documents; MediaError, naming the file, for malformed ones.
+    """A parser that caches its last documents; MediaError, naming the file, for malformed ones.
 
-    kept: documents in memory at most.
+    kept: maximum number of cached documents.
     """
 
     def __init__(self, parse: Callable[[Path], T], kept: int = 8) -> None:
@@ -263,8 +260,8 @@ class Cached(Generic[T]):
         self.lock = threading.Lock()
 
     def __call__(self, path: Path) -> T:
-        """The document of a file, parsed or kept."""
-        with self.lock:  # threads would each parse the same large file
+        """The parsed document of a file."""
+        with self.lock:  # so that threads do not parse the same large file twice
             try:
                 key = path, path.stat().st_mtime_ns
                 if key not in self.documents:

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from fcnseg.io import cv2
 
 Ring = NDArray[Any]
-"""(N, 2): the corners (x, y) of a closed line, the first not repeated; whole numbers as traced."""
+"""(N, 2): vertices (x, y) of a closed polygon, the first not repeated; integers as traced."""
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A connected part of one class.
+    """A connected region of one class.
 
-    index: the class. outer: its border; holes: the borders of what is cut out of it.
-    area: pixels.
+    index: the class. outer: its outer ring; holes: the rings of its holes. area: in pixels.
     """
 
     index: int
@@ -31,17 +30,17 @@ class Region:
 
     @property
     def area(self) -> float:
-        """Pixels inside."""
+        """Area in pixels, without holes."""
         return ring_area(self.outer) - sum(ring_area(hole) for hole in self.holes)
 
 
 def regions(
     labels: NDArray[np.uint8], only: Iterable[int], *, tolerance: float = 0.0
 ) -> Iterator[Region]:
-    """The connected parts of each class of uint8 (H, W) labels (touching corners connect).
+    """Yield the connected regions of each class in uint8 (H, W) labels (8-connectivity).
 
-    only: the class indices. tolerance: pixels by which simplified borders may be off; 0: along
-    the pixels' edges, exact. See `simplified`.
+    only: the class indices. tolerance: maximum deviation of simplified borders in pixels; 0 for
+    exact borders along pixel edges. See `simplified`.
     """
     nodes = junctions(labels) if tolerance else None
     for index in only:
@@ -50,26 +49,26 @@ def regions(
 
 
 def keyhole(region: Region) -> Ring:
-    """A region with holes as one closed line.
+    """A region with holes as one closed polygon.
 
-    From each hole's leftmost corner a bridge goes left to the first edge there is, which is of
-    the outer border or of a hole further left: that is joined already.
+    From each hole's leftmost vertex a bridge goes left to the nearest edge, which belongs to the
+    outer ring or to a hole further left, which is connected already.
     """
     line = region.outer
-    forwards = _turning(line) > 0
+    forwards = _signed_area(line) > 0
     for hole in sorted(region.holes, key=lambda ring: ring.min(axis=0)[0]):
-        ring = hole if (_turning(hole) > 0) != forwards else hole[::-1]
+        ring = hole if (_signed_area(hole) > 0) != forwards else hole[::-1]
         ring = np.roll(ring, -int(ring[:, 0].argmin()), axis=0)
-        line = _joined(line, np.vstack([ring, ring[:1]]))
+        line = _bridged(line, np.vstack([ring, ring[:1]]))
     return line
 
 
-def _joined(line: Ring, loop: Ring) -> Ring:
-    """A closed line that on its way goes straight to a loop's start, along it, and back."""
+def _bridged(line: Ring, loop: Ring) -> Ring:
+    """Insert a horizontal bridge to a loop's start, the loop, and the way back into a polygon."""
     x, y = loop[0]
     here, after = line, np.roll(line, -1, axis=0)
     low, high = np.minimum(here[:, 1], after[:, 1]), np.maximum(here[:, 1], after[:, 1])
-    rise = np.where(low == high, 1, after[:, 1] - here[:, 1])  # level edges are not met
+    rise = np.where(low == high, 1, after[:, 1] - here[:, 1])  # horizontal edges are ignored
     at = here[:, 0] + (y - here[:, 1]) * (after[:, 0] - here[:, 0]) / rise
     met = np.flatnonzero((low != high) & (low <= y) & (y <= high) & (at <= x))
     edge = int(met[at[met].argmax()])
@@ -78,7 +77,7 @@ def _joined(line: Ring, loop: Ring) -> Ring:
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """bool (H, W) as COCO's run lengths: down the columns, starting with zeros."""
+    """bool (H, W) as COCO's run lengths: column-major, beginning with a run of zeros."""
     flat = mask.T.ravel()
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs: list[int] = np.diff([0, *changes, flat.size]).tolist()
@@ -86,7 +85,7 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def compressed(runs: list[int]) -> str:
-    """Run lengths in COCO's compressed text: differences in groups of 5 bits (its rleToString)."""
+    """Run lengths as COCO's compressed text (its rleToString): differences in groups of 5 bits."""
     text = []
     for position, run in enumerate(runs):
         value = run - runs[position - 2] if position > 2 else run
@@ -99,10 +98,10 @@ def compressed(runs: list[int]) -> str:
 
 
 def _regions_of(index: int, mask: NDArray[np.bool_]) -> Iterator[Region]:
-    """Regions of a bool (H, W) mask.
+    """Yield the regions of a bool (H, W) mask.
 
-    OpenCV's contours go through the middles of border pixels. At twice the size, a border
-    pixel's middle at x stands beside the edge (x + 1) // 2 of the original: exact.
+    OpenCV's contours go through the centers of border pixels. At twice the size, a border pixel
+    center at x corresponds to the original's edge (x + 1) // 2, exactly.
     """
     if not mask.any():
         return
@@ -119,7 +118,7 @@ def _regions_of(index: int, mask: NDArray[np.bool_]) -> Iterator[Region]:
 
 
 def _corners(ring: Ring) -> Ring:
-    """A ring without repeated points and points on a straight line."""
+    """Remove repeated and collinear points from a ring."""
     ring = ring[np.any(ring != np.roll(ring, 1, axis=0), axis=1)]
     before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
     turns = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0] != 0
@@ -128,20 +127,20 @@ def _corners(ring: Ring) -> Ring:
 
 
 def ring_area(ring: Ring) -> float:
-    """The area in square pixels that a closed line encloses."""
-    return abs(_turning(ring)) / 2
+    """The area of a ring in square pixels."""
+    return abs(_signed_area(ring)) / 2
 
 
-def _turning(ring: Ring) -> float:
-    """Twice the area a closed line encloses; its sign tells which way round it goes."""
+def _signed_area(ring: Ring) -> float:
+    """Twice the area of a ring; the sign gives its orientation."""
     x, y = ring[:, 0], ring[:, 1]
     return float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))
 
 
 def junctions(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """bool (H + 1, W + 1): the corners of pixels that a simplified border keeps.
+    """bool (H + 1, W + 1): pixel corners that simplified borders must keep.
 
-    These are where borders meet (three labels, or two in a chequer) and the image's own corners.
+    These are where borders meet (three labels, or two in a checkerboard) and the image's corners.
     """
     padded = np.pad(labels.astype(np.int16), 1, constant_values=-1)
     a, b, c, d = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
@@ -153,34 +152,36 @@ def junctions(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def simplified(region: Region, nodes: NDArray[np.bool_], tolerance: float) -> Region:
-    """A region with fewer corners (Douglas and Peucker), none further off than the tolerance.
+    """Simplify a region (Douglas-Peucker); no vertex is further off than the tolerance.
 
-    Borders are simplified from junction to junction (`junctions`), so that neighbours still fit
-    and holes stay holes. Where lines would cross, a hole would come to lie outside or nothing
-    would be left, it is tried with half the tolerance, and after that kept as it is.
+    Borders are simplified between junctions (`junctions`), so that adjacent regions still match.
+    If lines cross, a hole is no longer inside or a ring collapses, half the tolerance is tried,
+    and then the region is returned unchanged.
     """
     for allowed in (tolerance, tolerance / 2):
-        outer, *holes = (_fewer(ring, nodes, allowed) for ring in (region.outer, *region.holes))
+        outer, *holes = (
+            _simplified_ring(ring, nodes, allowed) for ring in (region.outer, *region.holes)
+        )
         flat = any(len(ring) < 3 or ring_area(ring) == 0 for ring in (outer, *holes))
         if not flat and all(_reaches_into(h, outer) for h in holes) and not _cross([outer, *holes]):
             return Region(region.index, outer, tuple(holes))
     return region
 
 
-def _fewer(ring: Ring, nodes: NDArray[np.bool_], tolerance: float) -> Ring:
+def _simplified_ring(ring: Ring, nodes: NDArray[np.bool_], tolerance: float) -> Ring:
     line = _with_nodes(ring, nodes)
     places = np.flatnonzero(nodes[line[:, 1], line[:, 0]])
-    if not len(places):  # an island: both of its sides are to begin at the same corner
+    if not len(places):  # an island: its inner and outer border must start at the same vertex
         places = np.lexsort(line.T)[:1]
     line = np.roll(line, -int(places[0]), axis=0)
     stops = [*(places - places[0]).tolist(), len(line)]
     line = np.vstack([line, line[:1]])
     arcs = [line[start : stop + 1] for start, stop in itertools.pairwise(stops)]
-    return np.vstack([_fewer_of_arc(arc, tolerance)[:-1] for arc in arcs])
+    return np.vstack([_simplified_arc(arc, tolerance)[:-1] for arc in arcs])
 
 
 def _with_nodes(ring: Ring, nodes: NDArray[np.bool_]) -> Ring:
-    """A ring along the pixels' edges with the junctions that it passes."""
+    """Add the junctions that a ring along pixel edges passes to its vertices."""
     after = np.roll(ring, -1, axis=0)
     lengths = np.abs(after - ring).max(axis=1)
     corner = np.repeat(np.arange(len(ring)), lengths)
@@ -189,11 +190,11 @@ def _with_nodes(ring: Ring, nodes: NDArray[np.bool_]) -> Ring:
     return np.asarray(points[(step == 0) | nodes[points[:, 1], points[:, 0]]])
 
 
-def _fewer_of_arc(arc: Ring, tolerance: float) -> Ring:
-    """The same corners of an arc from whichever end, and side, it is looked at."""
+def _simplified_arc(arc: Ring, tolerance: float) -> Ring:
+    """Simplify an arc; the result does not depend on its direction."""
     ends = [(*arc[0], *arc[1]), (*arc[-1], *arc[-2])]
     if ends[1] < ends[0]:
-        return _fewer_of_arc(arc[::-1], tolerance)[::-1]
+        return _simplified_arc(arc[::-1], tolerance)[::-1]
     keep = np.zeros(len(arc), bool)
     keep[[0, -1]] = True
     pending = [(0, len(arc) - 1)]
@@ -210,14 +211,14 @@ def _fewer_of_arc(arc: Ring, tolerance: float) -> Ring:
 
 
 def _distances(points: Ring, start: Ring, end: Ring) -> NDArray[np.float64]:
-    """Of points (N, 2) from the straight line between two."""
+    """Distances of points (N, 2) from a line segment."""
     along = end - start
     position = np.clip((points - start) @ along / max(1, along @ along), 0, 1)
     return np.asarray(np.hypot(*(points - start - position[:, None] * along).T))
 
 
 def _reaches_into(hole: Ring, outer: Ring) -> bool:
-    """Whether a corner or the middle of an edge of a hole is inside (crossings of a ray)."""
+    """Whether a vertex or an edge's midpoint of a hole is inside (ray casting)."""
     points = np.vstack([hole, (hole + np.roll(hole, -1, axis=0)) / 2])
     here, after = outer, np.roll(outer, -1, axis=0)
     rise = np.where(here[:, 1] == after[:, 1], 1, after[:, 1] - here[:, 1])
@@ -228,7 +229,7 @@ def _reaches_into(hole: Ring, outer: Ring) -> bool:
 
 
 def _cross(rings: Sequence[Ring]) -> bool:
-    """Whether any two edges of closed lines cross; touching is no crossing."""
+    """Whether any two edges of rings cross; touching does not count."""
     edges = np.vstack([np.hstack([ring, np.roll(ring, -1, axis=0)]) for ring in rings])
     left, right = np.minimum(edges[:, 0], edges[:, 2]), np.maximum(edges[:, 0], edges[:, 2])
     order = np.argsort(left, kind="stable")
@@ -244,6 +245,6 @@ def _cross(rings: Sequence[Ring]) -> bool:
 
 
 def _side(start: Ring, end: Ring, point: Ring) -> NDArray[Any]:
-    """-1, 0 or 1: on which side of a line from start to end a point lies."""
+    """-1, 0 or 1: the side of a line from start to end on which a point lies."""
     along, to = end - start, point - start
     return np.asarray(np.sign(along[..., 0] * to[..., 1] - along[..., 1] * to[..., 0]))

@@ -1,8 +1,8 @@
-"""Labels as the files of annotation tools: GeoJSON, labelme, YOLO; CVAT, Label Studio, COCO.
+"""Write labels in formats of annotation tools: GeoJSON, labelme, YOLO; CVAT, Label Studio, COCO.
 
-The first three are a file for each image, the others (`Annotations`) one file for all. Points are
-in pixels, (0, 0) being the upper left corner of the first one. What only the borders of areas can
-say uses no holes: a line goes in along a bridge, round the hole and back (`keyhole`).
+The first three are one file per image, the others (`Annotations`) one file for all images. Points
+are in pixels; (0, 0) is the upper left corner of the first pixel. In formats without holes, a
+bridge connects each hole to the outline (`keyhole`).
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def as_geojson(
     tolerance: float = 0.0,
     place: Georeference | None = None,
 ) -> bytes:
-    """A GeoJSON FeatureCollection: one Polygon a region, with class, index and area in pixels.
+    """A GeoJSON FeatureCollection: one Polygon per region, with class, index and area in pixels.
 
-    place: the image's, for map coordinates; None: pixels.
+    place: the image's georeference, for map coordinates; None for pixels.
     """
     features = [
         {
@@ -82,7 +82,7 @@ def as_labelme(
     tolerance: float = 0.0,
     path: Path | None = None,
 ) -> bytes:
-    """labelme's JSON: one polygon a region, large ones first. path: where it will be."""
+    """labelme's JSON: one polygon per region, large ones first. path: where it will be written."""
     shapes = [
         {
             "label": classes.names[region.index],
@@ -109,7 +109,7 @@ def as_labelme(
 
 
 def _image_path(frame: Frame, path: Path | None) -> str:
-    """The image as labelme looks for it: from the folder of its file on. Elsewhere its name."""
+    """The image's path relative to the JSON file, as labelme expects; else its name."""
     image = frame.path
     if image is None:
         return frame.name
@@ -123,7 +123,7 @@ def _image_path(frame: Frame, path: Path | None) -> str:
 
 
 def as_yolo(labels: Labels, only: Sequence[int], *, tolerance: float = 0.0) -> bytes:
-    """YOLO's text: for each region its class's number and its points as fractions of the size."""
+    """YOLO's text: a line per region, class index and points as fractions of the image's size."""
     size = np.array(labels.shape[::-1])
     lines = [
         " ".join([str(region.index), *(f"{number:.6g}" for number in (points / size).ravel())])
@@ -133,16 +133,16 @@ def as_yolo(labels: Labels, only: Sequence[int], *, tolerance: float = 0.0) -> b
 
 
 def class_list(classes: ClassMap) -> bytes:
-    """The classes.txt of YOLO's files: a name a line."""
+    """YOLO's classes.txt: one name per line."""
     return "".join(f"{' '.join(name.split())}\n" for name in classes.names).encode(
         errors="backslashreplace"
     )
 
 
 class Annotations(Protocol):
-    """What one annotation file has of its images, piece after piece: nothing is kept of them.
+    """Writes one annotation file for all images, piece by piece, without keeping them in memory.
 
-    between: what stands between two pieces. head, tail: what begins and ends the file.
+    between: separator of two pieces. head, tail: beginning and end of the file.
     """
 
     between: bytes
@@ -151,7 +151,7 @@ class Annotations(Protocol):
         """The file's beginning."""
 
     def piece(self, frame: Frame, labels: Labels) -> bytes:
-        """What it says of a frame."""
+        """The annotations of a frame."""
 
     def tail(self) -> bytes:
         """The file's end."""
@@ -167,7 +167,7 @@ class Cvat:
         self._count = 0
 
     def head(self) -> bytes:
-        """The classes, with their colors."""
+        """The header, with classes and colors."""
         labels = "".join(
             f"<label><name>{quoteattr(_xml(self._classes.names[index]))[1:-1]}</name>"
             "<color>#{:02x}{:02x}{:02x}</color></label>".format(*self._classes.colors[index])
@@ -180,7 +180,7 @@ class Cvat:
         ).encode()
 
     def piece(self, frame: Frame, labels: Labels) -> bytes:
-        """The frame's <image>; larger areas beneath smaller ones."""
+        """The frame's <image>; larger regions are below smaller ones."""
         height, width = labels.shape
         polygons = [
             f"<polygon label={quoteattr(_xml(self._classes.names[region.index]))} "
@@ -198,7 +198,7 @@ class Cvat:
 
 
 class LabelStudio:
-    """Label Studio's tasks, with the labels as predictions for annotators to correct."""
+    """Label Studio's tasks, with the labels as predictions to correct."""
 
     between = b",\n"
 
@@ -206,11 +206,11 @@ class LabelStudio:
         self._classes, self._only, self._tolerance = classes, only, tolerance
 
     def head(self) -> bytes:
-        """A list."""
+        """Begin the list."""
         return b"[\n"
 
     def piece(self, frame: Frame, labels: Labels) -> bytes:
-        """The frame's task. Points are per cent of the size."""
+        """The frame's task. Points are in percent of the image's size."""
         height, width = labels.shape
         found = _outlines(labels, self._only, self._tolerance)
         result = [
@@ -235,12 +235,12 @@ class LabelStudio:
         return _json({"data": {"image": image}, "predictions": predictions})
 
     def tail(self) -> bytes:
-        """The end of the list."""
+        """End the list."""
         return b"\n]\n"
 
 
 class Coco:
-    """COCO: an annotation for each class of each image, as run lengths, which are exact."""
+    """COCO: an annotation per class and image, as exact run lengths."""
 
     between = b",\n"
 
@@ -250,11 +250,11 @@ class Coco:
         self._count = 0
 
     def head(self) -> bytes:
-        """The annotations come first: what images there are is known at the end."""
+        """Begin with the annotations; the images are known only at the end."""
         return b'{"annotations":[\n'
 
     def piece(self, frame: Frame, labels: Labels) -> bytes:
-        """The frame's annotations, none where it has none; a line each."""
+        """The frame's annotations, one per line."""
         height, width = labels.shape
         known = self._images.get(frame.name)
         image = known["id"] if known else len(self._images) + 1
@@ -288,14 +288,14 @@ class Coco:
 
 
 def _outlines(labels: Labels, only: Sequence[int], tolerance: float) -> list[tuple[Region, Ring]]:
-    """Regions as one closed line each, large ones first: drawn in this order, the labels."""
+    """Regions as one polygon each, large ones first; drawn in this order they give the labels."""
     found = regions(labels, only, tolerance=tolerance)
     ordered = sorted(found, key=lambda region: -ring_area(region.outer))
     return [(region, keyhole(region)) for region in ordered]
 
 
 def _file_name(frame: Frame) -> str:
-    """What an annotation tool is to find the image under; a video's frames are to be named so."""
+    """The image's file name for annotation tools; frames of a video must be saved under it."""
     return frame.path.name if frame.path is not None else f"{frame.name}.png"
 
 
@@ -304,10 +304,10 @@ def _pairs(points: Ring) -> str:
 
 
 def _xml(name: str) -> str:
-    """A name without what XML can't hold: control characters, halves of surrogate pairs."""
+    """A name without characters that are invalid in XML: controls and lone surrogates."""
     return "".join(c if c.isprintable() or c == " " else "\ufffd" for c in name)
 
 
 def _json(value: dict[str, Any]) -> bytes:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode(errors="backslashreplace")  # half of a surrogate pair: JSON's own escape
+    return text.encode(errors="backslashreplace")  # lone surrogates become JSON escapes

@@ -1,8 +1,8 @@
-"""Images of other bands and depths than 8-bit RGB: `Bands`, the one place that knows their layout.
+"""Multispectral images and other depths than 8-bit RGB: `Bands` describes their layout.
 
-A file is decoded to its stored values (H, W, C); what a model takes of them, what it is trained on
-and what images show is said by `Bands`, which every checkpoint of such a set carries. Sets of
-8-bit grey and RGB have none, and are read by fcnseg.io.images.
+A file is decoded to its stored values (H, W, C). `Bands`, stored in the checkpoint, defines which
+of them a network takes and which are displayed. Datasets of 8-bit gray and RGB have no `Bands` and
+are read by fcnseg.io.images.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 
 
 class Stored(NamedTuple):
-    """What an image file holds.
+    """The content of an image file.
 
-    pixels: all bands as they are stored, upright. alpha: whether the last one is transparency, as
-    the format or a tag says. names: of the bands, "" where nothing names them.
+    pixels: all bands as stored, upright. alpha: whether the last one is opacity, by the format or a
+    tag. names: of the bands, "" if unknown.
     """
 
     pixels: Pixels
@@ -41,7 +41,7 @@ class Stored(NamedTuple):
 
     @property
     def opaque(self) -> Pixels:
-        """The bands without transparency, which is laid over white."""
+        """The bands composited over white, without opacity."""
         if not self.alpha:
             return self.pixels
         rest, opacity = self.pixels[:, :, :-1], self.pixels[:, :, -1]
@@ -55,13 +55,13 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class Bands:
-    """How the images of a set that is not 8-bit RGB are laid out.
+    """The layout of images that are not 8-bit RGB.
 
-    stored, dtype: bands of its images, and the type of their values.
-    chosen: those that the network takes, from 1 on as in GDAL.
-    shown: the three (red, green, blue) or the one that images show.
-    low, high: for each stored band, what is drawn black and white: the 2nd and 98th percentile of
-        the training images. names: of the stored bands, "" where nothing names them.
+    stored, dtype: number of bands in the images, and the type of their values.
+    chosen: bands that the network takes, from 1 on as in GDAL.
+    shown: the three bands (red, green, blue) or the single one that are displayed.
+    low, high: for each stored band, the values displayed as black and white: the 2nd and 98th
+        percentile of the training images. names: of the stored bands, "" if unknown.
     """
 
     stored: int
@@ -95,36 +95,36 @@ class Bands:
             raise InputError(f"Images show one band or three; found {list(self.shown)}.")
 
     def _usual(self) -> tuple[int, ...]:
-        """Red, green and blue where they are named, else the first three; one of one or two."""
+        """Red, green and blue by name, else the first three bands; the first of one or two."""
         if set(COLORS) <= set(self.names):
             return tuple(self.names.index(color) + 1 for color in COLORS)
         return (1, 2, 3) if self.stored >= 3 else (1,)
 
     @property
     def every(self) -> bool:
-        """Whether the network takes all bands: then images must have as many, else at least
-        those that were chosen."""
+        """Whether the network takes all bands: then images must have exactly these, else at least
+        the chosen ones."""
         return sorted(self.chosen) == list(range(1, self.stored + 1))
 
     @property
     def carried(self) -> int:
-        """So many bands, the first ones, are handed to the network, which takes its own of them."""
+        """Number of leading bands that are passed to the network, which selects from them."""
         return self.stored if self.every else max(self.chosen)
 
     def color_of(self, number: int) -> int | None:
-        """0, 1, 2 where a band is red, green or blue, else None."""
+        """0, 1 or 2 if a band is red, green or blue, else None."""
         name = self.names[number - 1]
         return COLORS.index(name) if name in COLORS else None
 
     def take(self, found: Stored, name: str) -> Pixels:
-        """A file's bands as the set has them, all of them; MediaError where it is another kind.
+        """All bands of a file, checked and finite; MediaError if its layout differs.
 
-        Its transparency counts as a band only where the set has as many.
+        Opacity counts as a band only if the layout has as many bands.
         """
         return self.finite(self.select(found, name))
 
     def select(self, found: Stored, name: str) -> Pixels:
-        """The same with values that are no number."""
+        """The same without replacing values that are not finite."""
         wanted, pixels = self.carried, found.pixels
         if found.alpha and (pixels.shape[2] > wanted if self.every else pixels.shape[2] != wanted):
             pixels = found.opaque
@@ -132,7 +132,7 @@ class Bands:
         return pixels
 
     def check(self, pixels: Pixels, name: str) -> None:
-        """MediaError for an image of too few bands, of others, or of another type."""
+        """MediaError for an image with too few or other bands, or of another type."""
         count, least = pixels.shape[2], max(self.chosen)
         if count < least or (self.every and count != self.stored):
             wanted = f"{self.stored}" if self.every else f"band {least} and those before it"
@@ -150,7 +150,7 @@ class Bands:
             )
 
     def finite(self, pixels: Pixels) -> Pixels:
-        """Floats whose values that are no number (no data) are the middle of the band's range."""
+        """Replace values that are not finite (no data) with the middle of the band's range."""
         if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
             return pixels
         count = min(pixels.shape[2], self.stored)
@@ -163,11 +163,11 @@ class Bands:
         return tuple((low + high) / 2 for low, high in zip(self.low, self.high, strict=True))
 
     def carry(self, pixels: Pixels) -> Pixels:
-        """The bands that are handed to the network."""
+        """The bands that are passed to the network."""
         return np.ascontiguousarray(pixels[:, :, : self.carried])
 
     def to_rgb(self, pixels: Pixels) -> NDArray[np.uint8]:
-        """What people see of an image: uint8 (H, W, 3), stretched by the training set's range."""
+        """The displayed image: uint8 (H, W, 3), stretched by the training set's range."""
         shown = self.shown if max(self.shown) <= pixels.shape[2] else (self.chosen[0],)
         at = [number - 1 for number in shown]
         low = np.array(self.low, np.float32)[at]
@@ -201,7 +201,7 @@ class Bands:
             raise InputError(f"Not a description of bands: {reason(error)}.") from error
 
     def showing(self, numbers: tuple[int, ...]) -> Bands:
-        """The same with other bands in images; () leaves them."""
+        """A copy that displays other bands; () keeps them."""
         return dataclasses.replace(self, shown=numbers) if numbers else self
 
 
@@ -210,7 +210,7 @@ def _counted(count: int) -> str:
 
 
 def parse_bands(flag: str, text: str | None, lengths: Sequence[int] = ()) -> tuple[int, ...]:
-    """Band numbers, from 1 on, of an option "4,3,2"; () for None."""
+    """Parse band numbers, from 1 on, of an option "4,3,2"; () for None."""
     if text is None:
         return ()
     parts = str(text).replace(",", " ").split()
@@ -226,7 +226,7 @@ def parse_bands(flag: str, text: str | None, lengths: Sequence[int] = ()) -> tup
 
 
 def with_shown(bands: Bands | None, text: str) -> Bands:
-    """A model's bands with others in images; OptionError where it has not those."""
+    """A model's bands with others displayed; OptionError if it does not have them."""
     numbers = parse_bands("--show-bands", text, (1, 3))
     if bands is None:
         raise OptionError("--show-bands is for models of other bands than RGB; this one takes RGB.")
@@ -237,11 +237,11 @@ def with_shown(bands: Bands | None, text: str) -> Bands:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the images of a set have in common.
+    """The common layout of a dataset's images.
 
-    bands: without opacity. dtype: of their values. opacity: whether all have that as well.
+    bands: number of bands without opacity. dtype: of their values. opacity: whether all have it.
     as_rgb: whether they are read as 8-bit RGB unless bands are chosen.
-    files: layout -> one file that has it.
+    files: layout -> an example file.
     """
 
     bands: int
@@ -256,10 +256,10 @@ class Layout:
 
 
 def common_layout(layouts: Mapping[str, Path]) -> Layout | None:
-    """What images of these layouts (see ImageSummary) have in common; None for none.
+    """The common layout of these layouts (see ImageSummary); None if there are none.
 
-    Sets of 8-bit grey and RGB, and those that mix them with such of 16 bits, are read as 8-bit
-    RGB. DatasetError where other band counts or types are mixed.
+    Datasets of 8-bit gray and RGB, also mixed with 16-bit ones, are read as 8-bit RGB.
+    DatasetError if other band counts or types are mixed.
     """
     if not layouts:
         return None
@@ -275,7 +275,7 @@ def common_layout(layouts: Mapping[str, Path]) -> Layout | None:
 
 
 def _kind(text: str, *, as_band: bool) -> tuple[int, str]:
-    """Bands without opacity, and type."""
+    """Number of bands without opacity, and type."""
     count, dtype, *opacity = text.split()
     return int(count) - (bool(opacity) and not as_band), dtype
 
@@ -289,7 +289,7 @@ def _mixed(layouts: Mapping[str, Path]) -> DatasetError:
 
 
 def choose_bands(layout: Layout | None, chosen: str | None, shown: str | None) -> Bands | None:
-    """The bands that a network is trained on; None: 8-bit RGB.
+    """The bands for training; None for 8-bit RGB.
 
     chosen, shown: --bands and --show-bands. OptionError for bands that the images do not have.
     """

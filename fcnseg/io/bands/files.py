@@ -1,4 +1,4 @@
-"""Image files -> their stored values, whatever the format."""
+"""Decode image files of any format to their stored values."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ from fcnseg.io.images import (
 )
 
 _MOSTLY = 0.5
-"""Of a band that is called opacity: if more of it is in between, it is none."""
+"""If more than this proportion of an opacity band is neither 0 nor full, it is a normal band."""
 
 
 def decode_bands(data: bytes, name: str) -> Stored:
-    """The bytes of an image file as its stored values; `name` is for the MediaError."""
+    """Decode an image file's bytes to stored values; `name` is for the MediaError."""
     names: tuple[str, ...]
     data = tiff_page(data)
     check_claim(data, name)
@@ -69,16 +69,15 @@ def decode_bands(data: bytes, name: str) -> Stored:
 
 
 def read_bands(path: str | Path) -> Stored:
-    """An image file as its stored values; MediaError when it can't be read."""
+    """Read an image file's stored values; MediaError when it can't be read."""
     return decode_bands(read_bytes(path), str(path))
 
 
 def layout_of(data: bytes, name: str) -> str | None:
-    """Bands and type of what an .npy file or a TIFF stores: "3 uint8", "5 uint16".
+    """Number of bands and type stored in a .npy file or TIFF: "3 uint8", "5 uint16".
 
-    A fourth band that a tag calls opacity is counted: "4 uint8 opacity"; "4 uint8 values" where it
-    is none, because most of it is neither full nor zero. None for a TIFF that is read as an image
-    for people.
+    A band that a tag calls opacity is counted: "4 uint8 opacity"; or "4 uint8 values" if most of it
+    is neither 0 nor full. None for a TIFF that is read as a normal image.
     """
     if is_tiff(data) and _is_plain(tiff_tags(data)):
         return None
@@ -92,8 +91,8 @@ def layout_of(data: bytes, name: str) -> str | None:
 
 
 def _is_plain(tags: Mapping[int, Any]) -> bool:
-    """Whether a TIFF is 8-bit grey, RGB or of a palette, or packs its values in other numbers of
-    bits: what is read as an image for people."""
+    """Whether a TIFF is read as a normal image: 8-bit gray, RGB, palette or CMYK, or values packed
+    in other bit depths."""
     packed = max(numbers_of(tags.get(258, 8)), default=8) not in (8, 16, 32, 64)
     plain = _stored_type(tags) == np.uint8 and number_in(tags, 277, 1) in (1, 3)
     inks = number_in(tags, 262, 1) == 5 and number_in(tags, 277, 1) == 4 and not packed
@@ -101,12 +100,12 @@ def _is_plain(tags: Mapping[int, Any]) -> bool:
 
 
 def bands_of(path: str | Path, bands: Bands) -> Pixels:
-    """An image file as a model of these bands takes it: stored values (H, W, carried)."""
+    """Read an image file for a model of these bands: stored values (H, W, carried)."""
     return bands.carry(bands.take(read_bands(path), str(path)))
 
 
 def _decode_photo(data: bytes, name: str) -> tuple[Pixels, bool, tuple[str, ...]]:
-    """A PNG, JPEG ...: grey or RGB, whose fourth channel is transparency."""
+    """A PNG, JPEG ...: gray or RGB; a fourth channel is opacity."""
     data = with_end(data)
     deep = None if is_cut(data) or is_heif(data) else decode_deep(data, name)[0]
     if deep is None:
@@ -117,11 +116,11 @@ def _decode_photo(data: bytes, name: str) -> tuple[Pixels, bool, tuple[str, ...]
 
 
 def decode_tiff_bands(data: bytes, name: str) -> tuple[NDArray[np.generic], bool, tuple[str, ...]]:
-    """All bands of a TIFF's first page as they are stored: (H, W, C), no tag changes a value.
+    """All bands of a TIFF's first page as stored: (H, W, C), not changed by tags.
 
-    With them whether the last one is stated to be opacity, and the names that tags give the bands.
-    One band of 16 bits that is white at 0 is inverted. What a tag calls no data is not a number,
-    among all types but uint8 and uint16. MissingExtra where tifffile is needed.
+    Also returns whether the last band is tagged as opacity, and the bands' names from tags. A
+    single band of 16 bits with white at 0 is inverted. The no-data value becomes NaN in types other
+    than uint8 and uint16. MissingExtra if tifffile is needed.
     """
     tags = checked_tags(data, name)
     bands, photometric = number_in(tags, 277, 1), number_in(tags, 262, 1)
@@ -147,7 +146,7 @@ def decode_tiff_bands(data: bytes, name: str) -> tuple[NDArray[np.generic], bool
 
 
 def _by_opencv(data: bytes, wanted: tuple[int, np.dtype[Any] | None]) -> NDArray[np.generic] | None:
-    """(H, W, C) in the file's order; None where that is not the bands and the type wanted."""
+    """(H, W, C) in the file's order; None if it does not have the wanted bands and type."""
     pixels = decode_array(data)
     if pixels is None:
         return None
@@ -156,19 +155,19 @@ def _by_opencv(data: bytes, wanted: tuple[int, np.dtype[Any] | None]) -> NDArray
 
 
 def _swapped(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """(H, W, C) in OpenCV's order as red, green, blue; fewer bands than three as they are."""
+    """Swap BGR and RGB in (H, W, C); fewer than three bands are unchanged."""
     return pixels if pixels.shape[2] < 3 else as_bgr(pixels)
 
 
 def _stored_type(tags: Mapping[int, Any]) -> np.dtype[Any] | None:
-    """The type of a TIFF's values; None where they are packed in another number of bits."""
+    """The type of a TIFF's values; None if they are packed in another bit depth."""
     bits, kind = number_in(tags, 258, 8), number_in(tags, 339, 1)
     known = bits in (8, 16, 32, 64) and kind in (1, 2, 3) and (kind != 3 or bits > 8)
     return np.dtype(f"{' uif'[kind]}{bits // 8}") if known else None
 
 
 def _band_names(tags: Mapping[int, Any], bands: int) -> tuple[str, ...]:
-    """What GDAL's descriptions call the bands; else red, green and blue where the TIFF says so."""
+    """The bands' names from GDAL's metadata; else red, green and blue for an RGB TIFF."""
     names = [""] * bands
     if tags.get(262) in (2, 6):
         names[:3] = ["red", "green", "blue"][:bands]
@@ -182,10 +181,10 @@ def _band_names(tags: Mapping[int, Any], bands: int) -> tuple[str, ...]:
 
 
 def given_bands(image: object, bands: Bands, *, bgr: bool = False) -> Pixels:
-    """One image for a model of bands: stored values, all of them.
+    """Convert one image for a model of bands: all its stored values.
 
     image: a path, the bytes of an image file, an array (H, W) or (H, W, C), a tensor (H, W) or
-        (C, H, W), a Pillow image. InputError where it has not the model's bands. bgr: an error.
+        (C, H, W), a Pillow image. InputError if it lacks the model's bands. bgr: OptionError.
     """
     if bgr:
         raise OptionError(f"bgr is for models of RGB; this one takes {bands}.")
@@ -212,9 +211,9 @@ def given_bands(image: object, bands: Bands, *, bgr: bool = False) -> Pixels:
 
 
 def page_of(data: bytes, page: int, name: str) -> bytes:
-    """One page or frame of an image file, from 0 on, as the bytes of a file of its own.
+    """One page or frame of an image file, from 0 on, as the bytes of a separate file.
 
-    MediaError when it can't be read. A page of a TIFF keeps its values and tags as they are.
+    MediaError when it can't be read. A page of a TIFF keeps its values and tags.
     """
     if is_tiff(data):
         return tiff_page(data, page)
@@ -226,9 +225,9 @@ def page_of(data: bytes, page: int, name: str) -> bytes:
 
 
 def page_times(data: bytes) -> list[float]:
-    """Seconds at which an animated GIF, PNG or WebP shows its frames; empty for other files.
+    """Start times in seconds of an animated GIF, PNG or WebP's frames; empty for other files.
 
-    A frame without a duration is shown for a tenth of a second, as browsers do it.
+    A frame without a duration is shown for 0.1 seconds, as in browsers.
     """
     if is_tiff(data) or not data:
         return []
@@ -237,34 +236,34 @@ def page_times(data: bytes) -> list[float]:
         with open_with_pillow(io.BytesIO(data)) as image:
             for page in range(getattr(image, "n_frames", 1)):
                 image.seek(page)
-                image.load()  # only then a WebP's is known
+                image.load()  # sets the duration of a WebP
                 shortest = 20 if image.format == "GIF" else 1
                 milliseconds = float(image.info.get("duration") or 0)
                 shown.append(shown[-1] + (milliseconds if milliseconds >= shortest else 100) / 1000)
-    except Exception:  # noqa: BLE001 - what is broken is told by who decodes it
+    except Exception:  # noqa: BLE001 - the decoder reports broken files
         return []
     return shown[:-1] if len(shown) > 2 else []
 
 
 MEASURED_ON = 256
-"""Training images, at most, that the statistics are taken from."""
+"""Maximum number of training images for the statistics."""
 
 
 _SAMPLED = 4096
-"""Pixels of each."""
+"""Number of pixels sampled per image."""
 
 
 _BLACK, _WHITE = 2, 98
-"""Percentiles of the values that are shown black and white."""
+"""Percentiles of the values displayed as black and white."""
 
 
 def measure_bands(
     bands: Bands, images: Sequence[Path]
 ) -> tuple[Bands, tuple[float, ...], tuple[float, ...]]:
-    """The bands with the range and names of some images; mean and std of each chosen band.
+    """Measure the bands' ranges and names on images; also mean and std of each chosen band.
 
-    Of a large set an even choice is read, and of a large image every n-th pixel. What is no number
-    does not count.
+    Images of a large set, and pixels of a large image, are subsampled evenly. Values that are not
+    finite are ignored.
     """
     step = -(-len(images) // MEASURED_ON)
     parts, names = [], bands.names
@@ -280,7 +279,7 @@ def measure_bands(
     low, high = np.nanpercentile(values, (_BLACK, _WHITE), axis=0)
     at = [number - 1 for number in bands.chosen]
     mean, std = np.nanmean(values, axis=0)[at], np.nanstd(values, axis=0)[at]
-    std = np.where(std > 0, std, 1.0)  # a band of one value tells nothing
+    std = np.where(std > 0, std, 1.0)  # a constant band
     measured = replace(bands, shown=(), low=_plain(low), high=_plain(high), names=tuple(names))
     return measured, _plain(mean), _plain(std)
 

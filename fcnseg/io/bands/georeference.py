@@ -1,4 +1,4 @@
-"""Where on the Earth a GeoTIFF lies, for what is made from it. Needs the extra `geo` (rasterio)."""
+"""Georeferencing of GeoTIFFs, to be copied to outputs. Needs the extra `geo` (rasterio)."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from fcnseg.io.content.tiff import numbers_of, tiff_tags
 _PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION, _GEO_KEYS = 33550, 33922, 34264, 34735
 
 _PLACED = (_PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION)
-"""TIFF tags: the size of a pixel, points on the map, the transformation to it."""
+"""TIFF tags: pixel scale, tie points, transformation."""
 
 _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1025, 2048, 3072
 
 _PIXEL_IS_POINT = 2
 
 _WORLD = (".tfw", ".tifw", ".wld", ".tif.aux.xml", ".tiff.aux.xml")
-"""Files beside an image that say the same."""
+"""Sidecar files with the georeferencing of an image."""
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-"""Of the files that may be georeferenced."""
+"""Suffixes of files that may be georeferenced."""
 
 
 @dataclass(frozen=True)
 class Georeference:
-    """From pixels to a map.
+    """The transformation from pixels to map coordinates.
 
     transform: a, b, c, d, e, f of x = a * column + b * row + c, y = d * column + e * row + f;
         (0, 0) is the upper left corner of the first pixel.
-    wkt: the coordinate system; "" for an unknown one. epsg: its number, or None.
+    wkt: the coordinate system; "" if unknown. epsg: its code, or None.
     """
 
     transform: tuple[float, ...]
@@ -44,26 +44,26 @@ class Georeference:
     epsg: int | None
 
     def on_map(self, points: NDArray[Any]) -> NDArray[np.float64]:
-        """Points (N, 2) of x, y in pixels as map coordinates."""
+        """Convert points (N, 2) of x, y from pixels to map coordinates."""
         a, b, c, d, e, f = self.transform
         matrix = np.array([[a, d], [b, e]])
         return np.asarray(points @ matrix + np.array([c, f]))
 
     def in_pixels(self, points: NDArray[Any]) -> NDArray[np.float64]:
-        """What `on_map` undoes, to a millionth of a pixel."""
+        """The inverse of `on_map`, rounded to a millionth of a pixel."""
         a, b, c, d, e, f = self.transform
         matrix = np.linalg.inv(np.array([[a, d], [b, e]]))
         return np.asarray((points - np.array([c, f])) @ matrix).round(6)
 
     def crs(self) -> dict[str, Any]:
-        """The member of a GeoJSON file that names the coordinate system; {} for an unknown one."""
+        """GeoJSON's "crs" member; {} if the coordinate system is unknown."""
         if self.epsg is None:
             return {}
         name = f"urn:ogc:def:crs:EPSG::{self.epsg}"
         return {"crs": {"type": "name", "properties": {"name": name}}}
 
     def sidecar(self) -> bytes:
-        """The file NAME.png.aux.xml, by which GDAL and QGIS place NAME.png."""
+        """The content of NAME.png.aux.xml, which georeferences NAME.png for GDAL and QGIS."""
         a, b, c, d, e, f = self.transform
         numbers = ", ".join(map(repr, (c, a, b, f, d, e)))  # GDAL's order
         place = f"<GeoTransform>{numbers}</GeoTransform>"
@@ -72,7 +72,7 @@ class Georeference:
 
 
 def georeference_of(path: Path) -> Georeference | None:
-    """That of a TIFF; None for one without, and where rasterio is not installed."""
+    """The georeference of a TIFF; None if it has none or rasterio is not installed."""
     if not has_rasterio():
         return None
     try:
@@ -82,9 +82,9 @@ def georeference_of(path: Path) -> Georeference | None:
 
 
 def georeference_in_tags(path: Path) -> Georeference | None:
-    """That of a GeoTIFF as its tags state it, without rasterio; None without it.
+    """The georeference in a GeoTIFF's tags, read without rasterio; None if there is none.
 
-    Source: OGC GeoTIFF 1.1, 7.1 (the raster's place) and 7.2 (GeoKeys).
+    Source: OGC GeoTIFF 1.1, 7.1 (raster to model transformation) and 7.2 (GeoKeys).
     """
     tags = tiff_tags(path) if path.suffix.lower() in TIFF_SUFFIXES else {}
     try:
@@ -112,7 +112,7 @@ def _read(path: Path, changed: int) -> Georeference | None:
     import rasterio
     from rasterio.errors import RasterioError
 
-    # rasterio warns of what lies nowhere, and filters of warnings are not made for threads.
+    # rasterio warns of files without georeferencing, and warning filters are not thread-safe.
     beside = any(path.with_suffix(suffix).exists() for suffix in _WORLD)
     if not beside and not set(_PLACED) & set(tiff_tags(path)):
         return None
@@ -128,12 +128,12 @@ def _read(path: Path, changed: int) -> Georeference | None:
 
 
 def has_rasterio() -> bool:
-    """Whether the extra `geo` is there."""
+    """Whether rasterio (extra `geo`) is installed."""
     return importlib.util.find_spec("rasterio") is not None
 
 
 def not_copied(path: Path) -> str:
-    """What to say of a TIFF that is georeferenced where rasterio is missing; "" for all else."""
+    """A message for a georeferenced TIFF if rasterio is missing; else ""."""
     if has_rasterio() or not set(_PLACED) & set(tiff_tags(path)):
         return ""
     return (

@@ -1,4 +1,4 @@
-"""Where frames come from: SOURCE as it is typed -> a Source of files, a video or a live stream."""
+"""Open a SOURCE argument: image files, a video or a live stream."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fcnseg.io.sources.files import (
     count_pages,
     refuse_page,
     stands_for_sequence,
-    tell_pages,
+    warn_unused_pages,
 )
 from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, is_address, is_glob
 from fcnseg.io.sources.live import (
@@ -45,7 +45,7 @@ from fcnseg.io.sources.live import (
     open_camera,
 )
 from fcnseg.io.sources.network import refuse_link_local, without_password
-from fcnseg.io.sources.network.served import ServedImage, look_at
+from fcnseg.io.sources.network.served import ServedImage, probe
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.reader import NoVideoError, RawVideo, usable_rate
 from fcnseg.io.sources.sequence import (
@@ -62,7 +62,7 @@ from fcnseg.remote.listing import missing
 
 
 class PipedVideo(VideoFile):
-    """A video from a pipe, decoded as it comes."""
+    """A video from a pipe, decoded as it arrives."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class PipedVideo(VideoFile):
         self.sound = self.file = None
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         super().close()
         self._stream.close()
 
@@ -104,23 +104,23 @@ def open_source(
     connect: Connect | None = None,
     callback: Callback = no_callback,
 ) -> Source:
-    """The source that `spec` stands for.
+    """Open the source that `spec` names.
 
-    spec: an image, a folder (sub-folders included), a glob, a sequence (frame_%04d.png), a text
-        file that lists images, a video, a camera's number or (on Linux) name, a stream's address,
-        or "-" for what is piped in. Image files with their names are one source of kind "folder".
-    name: what outputs of a video are called, "/" between folders; "" for its file's name.
-    every, limit: take every N-th frame; at most so many (0: all).
+    spec: an image, a folder (with its subfolders), a glob, a sequence (frame_%04d.png), a text file
+        that lists images, a video, a camera's number or (on Linux) name, a stream's URL, or "-" for
+        standard input. A sequence of (name, image file) is one source of kind "folder".
+    name: name of a video's outputs, "/" between folders; "" for its file's name.
+    every, limit: take every N-th frame, at most `limit` (0: all).
     start, end: seconds of a video.
-    fps: frames a second of what states no rate: several images, a raw stream.
-    raw: what a video of raw frames consists of, which says nothing itself.
-    watch: stay with a folder and take the images that come.
-    exclude: a folder to skip (where outputs go).
-    rank, size: only what the rank-th of `size` processes takes of a video or of images.
-    page: of files of several pages or frames: a number from 1 on, "all"; None: the first.
-    connect: opens cameras and streams; None is OpenCV.
-    callback: receives lost connections; it may be called from another thread.
-    MediaError says what is wrong with it; OptionError when the numbers can't be.
+    fps: frame rate of sources that state none: several images, a raw stream.
+    raw: size and pixel format of raw video.
+    watch: watch a folder for new images.
+    exclude: a folder to skip (that of the outputs).
+    rank, size: take only the shard of process `rank` among `size`.
+    page: of files with several pages or frames: a number from 1 on, "all"; None: the first.
+    connect: opens cameras and streams; default: `connect_live`.
+    callback: receives messages, e.g. about lost connections; may be called from another thread.
+    MediaError when it can't be read; OptionError for invalid numbers.
     """
     selection = Selection(every, limit, start, end, rank, size, page or "")
     rate = None if fps is None else usable_rate(fps)
@@ -158,7 +158,7 @@ def _open_any(
     *,
     watch: bool,
 ) -> Source:
-    """The source a text stands for, before a rate is assumed for it."""
+    """Open the source that a text names, before a rate is set."""
     if watch:
         check_watch(text)
     if text == "-":
@@ -189,9 +189,9 @@ def _open_any(
 def refuse_sources(
     outputs: Sequence[Role], sources: Iterable[str | Path], *, kept: Sequence[Role] = ()
 ) -> None:
-    """OptionError when an output is one of the files that `open_source` reads, or holds one.
+    """OptionError when an output is one of the sources' files, or contains one.
 
-    An image or a video in a folder that is a source is one of them. kept: see fcnseg.overwriting.
+    Images and videos in a source folder count. kept: see fcnseg.overwriting.
     """
     inputs = [("the source", path) for spec in sources for path in _files_of(spec)]
     folders = [path for _, path in inputs if path.is_dir()]
@@ -205,7 +205,7 @@ def refuse_sources(
 
 
 def _files_of(spec: str | Path) -> list[Path]:
-    """The files or the folder that a source is; none for a camera, a pipe, a server."""
+    """The files or folder of a source; none for a camera, a pipe or a URL."""
     text = from_file_url(str(spec))
     path = given_path(text)
     if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
@@ -219,7 +219,7 @@ def _files_of(spec: str | Path) -> list[Path]:
 
 
 def _open_camera(text: str, live: Callable[[int], Source]) -> Source:
-    """A camera by its number or a part of its name; the MediaError for all that is nothing."""
+    """Open a camera by its number or a part of its name; else the MediaError for a missing file."""
     if text.isdecimal():
         return live(int(text))
     path = user_path(text)
@@ -230,7 +230,7 @@ def _open_camera(text: str, live: Callable[[int], Source]) -> Source:
 
 
 def _matching(pattern: str) -> list[Named]:
-    """The images that a pattern stands for; MediaError when there are none."""
+    """The images that match a pattern; MediaError if there are none."""
     files = listing.matches(pattern)
     images = listing.media_in(files, IMAGE_SUFFIXES)
     if not images:
@@ -245,7 +245,7 @@ def _open_file(
     callback: Callback,
 ) -> Source:
     suffix = path.suffix.lower()
-    if path.is_fifo():  # mkfifo, <(...): it can be read once only
+    if path.is_fifo():  # mkfifo, <(...): can be read only once
         return _open_stream(piped.open_pipe(path), selection, callback)
     device = re.fullmatch(r"/dev/video(\d+)", path.as_posix())
     if device:
@@ -253,7 +253,7 @@ def _open_file(
     if suffix in LIST_SUFFIXES:
         return ImageFiles(listing.from_list(path), "folder", selection, callback)
     start = first_bytes(path)
-    if other := name_other(start):  # FFmpeg finds a video in a PDF that holds a JPEG
+    if other := name_other(start):  # FFmpeg would find a video in a PDF that contains a JPEG
         raise MediaError(f"{path} is {other[0]}, neither an image nor a video.", hint=other[1])
     image = is_image(start)
     if suffix in VIDEO_SUFFIXES and (not image or start[:2] == b"\xff\xd8"):  # JPEG: MJPEG is so
@@ -262,7 +262,7 @@ def _open_file(
     if not image and (is_odd or start[4:8] == b"ftyp"):
         try:
             return video_file(path, selection, callback)
-        except NoVideoError:  # what is known, but has only sound, says so itself
+        except NoVideoError:  # a file with sound only raises another MediaError
             raise MediaError(
                 f"{path} is neither an image nor a video that can be read.",
                 hint="an image (.png ...), a video (.mp4 ...), a folder, or a .txt listing images",
@@ -280,7 +280,7 @@ def _open_remote(
     live: Callable[[int], Source],
     callback: Callback,
 ) -> Source:
-    """A folder, an image or a video in remote storage."""
+    """Open a folder, an image or a video in remote storage."""
     if path.is_dir():
         return StreamedFolder(path, selection, exclude, callback)
     if not path.exists():
@@ -291,12 +291,12 @@ def _open_remote(
 def _open_address(
     address: str, selection: Selection, connect: Connect | None, callback: Callback
 ) -> Source:
-    """An image or a video file on a server, or a live stream."""
+    """Open an image or a video file on a server, or a live stream."""
     refuse_link_local(address)
     is_web = urlsplit(address).scheme.lower() in ("http", "https")
-    served = look_at(address) if is_web and connect is None else None
+    served = probe(address) if is_web and connect is None else None
     if served is not None and served.image is not None:
-        tell_pages(served.image, without_password(address), callback)
+        warn_unused_pages(served.image, without_password(address), callback)
         return ServedImage(address, served.image)
     if served is not None and served.is_text:
         raise MediaError(
@@ -315,16 +315,16 @@ def _open_address(
 
 
 def _open_stream(stream: ByteStream, selection: Selection, callback: Callback) -> Source:
-    """What is piped in: images one after the other, or a video."""
+    """Open piped data: concatenated images, or a video."""
     if is_image(stream.peek(16)):
         images = piped.PipedImages(stream, selection)
-        tell_pages(images.first, "What is piped in", callback)
+        warn_unused_pages(images.first, "What is piped in", callback)
         return images
     return PipedVideo(stream, selection, callback)
 
 
 def _open_raw(text: str, raw: RawVideo, selection: Selection, callback: Callback) -> Source:
-    """Raw frames that are piped in, or in a file."""
+    """Open raw video from a pipe or a file."""
     options = raw.options()
     if text == "-":
         return PipedVideo(piped.open_stdin(), selection, callback, raw)
@@ -338,7 +338,7 @@ def _open_raw(text: str, raw: RawVideo, selection: Selection, callback: Callback
 
 
 def _missing(path: Path) -> MediaError:
-    """The MediaError for a path that is not there, with the nearest name that is."""
+    """The MediaError for a missing path, with the most similar existing name."""
     hint = "a path, a quoted glob, a camera's number, an address (rtsp://, http://) or - for stdin"
     if path.parent.is_dir():
         names = [item.name for item in path.parent.iterdir()]

@@ -1,4 +1,4 @@
-"""What every source is: a context that gives frames, and an account of what came of it."""
+"""Base classes of sources: context managers that yield frames and record failures."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Frame:
     """One image of a source.
 
     image: uint8 (H, W, 3), RGB, upright.
-    index: its number in the source, from 0, counting frames that were skipped or lost.
-    time: seconds since the source began (0.0 for single images).
-    name: a relative path without suffix, unique in the source: what outputs are called.
-    path: the image file it came from; None for frames of a video or a camera.
-    stamp: the file's size in bytes and its time of change in ns when it was read; None: as it is.
-    stored: what the network takes where that is not `image`: stored values (H, W, bands).
+    index: its number in the source, from 0, including skipped and lost frames.
+    time: seconds since the start of the source (0.0 for single images).
+    name: a relative path without suffix, unique in the source; outputs are named after it.
+    path: its image file; None for frames of a video or a camera.
+    stamp: the file's size in bytes and modification time in ns when it was read; None: unchanged.
+    stored: the network's input, if it is not `image`: stored values (H, W, bands).
 
         frame = fcnseg.load("nuclei")("cells.png").frame
         frame.image.shape, frame.path
@@ -58,12 +58,12 @@ class Frame:
 
     @property
     def pixels(self) -> NDArray[Any]:
-        """What the network takes."""
+        """The network's input."""
         return self.image if self.stored is None else self.stored
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes."""
+        """Memory in bytes."""
         return self.image.nbytes + (0 if self.stored is None else self.stored.nbytes)
 
     @property
@@ -73,7 +73,7 @@ class Frame:
 
     @property
     def georeference(self) -> Georeference | None:
-        """Where it lies on the Earth; None but for a GeoTIFF with rasterio installed."""
+        """The georeference of a GeoTIFF, if rasterio is installed; else None."""
         if self.path is None or self.path.suffix.lower() not in TIFF_SUFFIXES:
             return None
         return georeference_of(self.path)
@@ -89,9 +89,9 @@ def frame_of(
     path: Path | None = None,
     stamp: tuple[int, int] | None = None,
 ) -> Frame:
-    """The frame of an image file's bytes, in a model's bands.
+    """Decode an image file's bytes to a frame with a model's bands.
 
-    shown: its name in the MediaError. The others are the frame's.
+    shown: its name in the MediaError. The other arguments are the frame's.
     """
     if bands is None:
         return Frame(decode_image(data, name=shown), index, time, name, path, stamp)
@@ -103,10 +103,10 @@ def frame_of(
 Kind = Literal["image", "folder", "video", "camera", "stream"]
 
 MOVING: tuple[Kind, ...] = ("video", "camera", "stream")
-"""Kinds of sources whose frames follow each other."""
+"""Kinds of sources whose frames are consecutive."""
 
 Skip = Callable[[str, Path], bool]
-"""Whether an image or a frame of a video, by its name and file, is to be skipped."""
+"""Whether to skip an image or video frame, by its name and file."""
 
 
 def nothing(name: str, path: Path) -> bool:
@@ -117,12 +117,12 @@ def nothing(name: str, path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which frames of a source are wanted.
+    """Which frames of a source to read.
 
-    every: each N-th frame, the first included. limit: at most so many; 0: all.
+    every: every N-th frame, starting with the first. limit: maximum number; 0 for no limit.
     start, end: seconds of a video; end None: to its end.
-    rank, size: of these, what the rank-th of `size` processes takes, from 0 on.
-    page: of files of several pages or frames: a number from 1 on, "all", or "" for the first.
+    rank, size: take the shard of process `rank` among `size`.
+    page: of files with several pages or frames: a number from 1 on, "all", or "" for the first.
     """
 
     every: int = 1
@@ -147,23 +147,23 @@ class Selection:
             )
 
     def of(self, count: int) -> int:
-        """How many of `count` frames it takes."""
+        """Number of selected frames among `count`, by all processes."""
         taken = -(-count // self.every)
         return min(taken, self.limit) if self.limit else taken
 
     def is_full(self, taken: int) -> bool:
-        """Whether `taken` frames are all that is wanted."""
+        """Whether `taken` frames reach the limit."""
         return bool(self.limit) and taken >= self.limit
 
     def count_here(self, count: int) -> int:
-        """How many of `count` wanted frames this process takes."""
+        """Number of `count` selected frames in this process's shard."""
         first, last = (-(-rank * count // self.size) for rank in (self.rank, self.rank + 1))
         return last - first
 
     def owner(self, position: int, count: int | None) -> int:
-        """The process that takes the frame at a position of the about `count` that are wanted.
+        """The rank that takes the selected frame at a position; count: their estimated number.
 
-        Each takes a piece without gaps; every `size`-th frame where the count is unknown.
+        Shards are contiguous; if the count is unknown, frames are distributed in turn.
         """
         if count is None:
             return position % self.size
@@ -171,24 +171,24 @@ class Selection:
 
 
 class Source(ABC):
-    """Where frames come from: `with open_source("clip.mp4") as source: for frame in source`.
+    """A source of frames: `with open_source("clip.mp4") as source: for frame in source`.
 
     kind: "image" (one), "folder" (several), "video", "camera" or "stream".
-    name: what outputs that are about all of it are called.
-    live: frames not taken in time are gone; only the newest is given.
-    fps: frames a second that are given, or None when it has no rate.
-    count: how many frames will be given, an estimate, or None when it is unknown.
-    taken: how many frames were requested so far, those that failed included.
-    dropped: frames of a live source that were skipped for lack of time.
-    failures: inputs that could not be read: (name, why).
+    name: name of outputs for the whole source.
+    live: whether frames that are not taken in time are dropped, so that only the newest is read.
+    fps: frame rate of the yielded frames, or None if it has none.
+    count: estimated number of frames, or None if unknown.
+    taken: number of frames requested so far, including failed ones.
+    dropped: number of frames of a live source that were dropped.
+    failures: inputs that could not be read: (name, reason).
     stopped: whether `stop` was called.
-    skipped: images skipped because they were done before.
-    sound: the file whose sound goes with the frames, or None.
-    clock: see FrameReader. has_sound: whether there is some, of which `sound` may be no file.
-    file: the file that all frames are in, if it can be read again; else None.
-    aspect: width of a pixel over its height.
-    has_times: whether frames are shown at their own times: those of what moves, of an animation.
-    bands: how image files are read; None: as 8-bit RGB. Set before frames are taken.
+    skipped: number of images skipped because they were done before.
+    sound: the file with the sound for the frames, or None.
+    clock: see FrameReader. has_sound: whether there is sound, even if `sound` is None.
+    file: the file that contains all frames, if it can be read again; else None.
+    aspect: pixel aspect ratio, width over height.
+    has_times: whether frames have timestamps, as in videos and animations.
+    bands: how to read image files; None for 8-bit RGB. Set before the iteration.
     """
 
     kind: Kind
@@ -220,7 +220,7 @@ class Source(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
-        """The frames, once, in order."""
+        """Yield the frames, once, in order."""
 
     @property
     def has_times(self) -> bool:
@@ -228,22 +228,22 @@ class Source(ABC):
         return self.kind in MOVING
 
     def skip(self, done: Skip) -> None:
-        """Skip the images of files, or the frames of a video file, for which `done` is true.
+        """Skip image files, or frames of a video file, for which `done` is true.
 
-        Called before frames are taken.
+        Called before the iteration.
         """
         self._skip = done
 
     def stop(self) -> None:
-        """End an iteration under way at the next frame. A signal handler may call it: no lock."""
+        """End the iteration at the next frame. Safe in a signal handler: it takes no lock."""
         self.stopped = True
 
     def close(self) -> None:
-        """Let go of files and devices; an iteration under way ends. May be called twice."""
+        """Release files and devices; ends the iteration. May be called twice."""
         self._closed.set()
 
     def assume_rate(self, fps: Fraction) -> None:
-        """Take it that `fps` frames a second are there; OptionError for what has its own times."""
+        """Set the frame rate; OptionError for a source that has its own."""
         del fps
         found = "one image has no rate" if self.kind == "image" else f"a {self.kind} has its own"
         raise OptionError(f"--fps is for images and raw streams, which state no rate; {found}.")
@@ -260,16 +260,16 @@ class Source(ABC):
 
 
 class ImageSource(Source):
-    """Images, which have no times but those that a rate gives them."""
+    """A source of images, whose times follow from an assumed frame rate."""
 
     _selection: Selection
 
     def assume_rate(self, fps: Fraction) -> None:
-        """The index-th image stands at index / fps seconds; OptionError for a single one."""
+        """Set the time of image number `index` to index / fps; OptionError for a single image."""
         if self.kind == "image":
             super().assume_rate(fps)
         self.fps = fps / self._selection.every
 
     def _time(self, index: int) -> float:
-        """Seconds at which an image stands; 0.0 without a rate."""
+        """The time of an image in seconds; 0.0 without a rate."""
         return 0.0 if self.fps is None else float(index / (self.fps * self._selection.every))

@@ -1,8 +1,7 @@
-"""Where a video is cut or damaged between its frames, which FFmpeg skips silently.
+"""Find truncation and damage between a video's frames, which FFmpeg skips silently.
 
-What a container says of its own length and structure is compared with the file, or with what came
-through a pipe. Damage within a frame is the decoder's to find, and formats without such a
-structure say nothing.
+The container's stated lengths and structure are compared with the file, or with the data from a
+pipe. The decoder finds damage within a frame; formats without such a structure are not checked.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ import numpy as np
 _EBML = b"\x1a\x45\xdf\xa3"
 
 _OPENED = {0x18538067, 0x1F43B675, 0xA0}
-"""Matroska's Segment, Cluster and BlockGroup: their content is looked through."""
+"""Matroska's Segment, Cluster and BlockGroup, whose content is parsed."""
 
 _KNOWN = {
     0x1A45DFA3, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367,
     0xEC, 0xBF, 0xE7, 0xAB, 0xA7, 0x5854, 0xA3, 0xA1, 0x9B, 0xFB, 0xFA, 0xA4, 0x75A1, 0x75A2, 0x8E,
     0xAF,
 }  # fmt: skip
-"""The others that stand in those, skipped."""
+"""Their other elements, which are skipped."""
 
 _PACKETS = {188: 0, 192: 4}
-"""Sizes of a transport stream's packets, and where the byte 0x47 stands in each."""
+"""Packet size of a transport stream -> offset of the sync byte 0x47 in a packet."""
 
 _PACK, _PROGRAM_END = 0xBA, 0xB9  # start codes of an MPEG program stream
 
@@ -37,20 +36,20 @@ _ASF, _ASF_DATA, _ASF_DATA_HEAD = b"\x30\x26\xb2\x75", b"\x36\x26\xb2\x75", 50
 
 _NUT = b"nut/multimedia c"
 
-_HEAD = 200  # bytes that tell what a container is
+_HEAD = 200  # bytes that identify a container
 
 Steps = Generator[tuple[int, int], bytes, int]
-"""Goes from one piece of a container to the next: it asks for bytes (where, how many), gets fewer
-only at the end, and returns where that should be. _DamagedError for what can't stand there."""
+"""Parses a container as a coroutine: yields (offset, count), receives these bytes, fewer only at
+the end, and returns the expected length. Raises _DamagedError for invalid data."""
 
 
 class _DamagedError(Exception):
-    """What stands at a place, the argument, is nothing that the container holds."""
+    """Invalid data at an offset, the argument."""
 
 
 def find_damage(path: Path) -> int | None:
-    """The first byte of a file that is not as its container says; its length where the rest is
-    missing; None for a whole file and for formats that can't tell."""
+    """The offset of the first damaged byte of a file; its length if it is truncated; None if it is
+    intact or its format can't be checked."""
     if not path.stat().st_size:
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -58,7 +57,7 @@ def find_damage(path: Path) -> int | None:
 
 
 def damage_in(data: mmap.mmap | bytes) -> int | None:
-    """The same for the bytes of a file."""
+    """`find_damage` for a file's bytes."""
     if data[:4] == b"YUV4":
         return _in_y4m(data)
     if data[:3] == b"\xff\xd8\xff":  # MJPEG without a container
@@ -72,7 +71,7 @@ def damage_in(data: mmap.mmap | bytes) -> int | None:
 
 
 class PipedFraming:
-    """The same for what comes through a pipe: nothing is kept but the piece that is looked at."""
+    """`find_damage` for a pipe; only the part being parsed is kept in memory."""
 
     def __init__(self) -> None:
         self._held, self._start = bytearray(), 0
@@ -82,7 +81,7 @@ class PipedFraming:
         self._damaged: int | None = None
 
     def feed(self, data: bytes) -> None:
-        """The next bytes."""
+        """Parse the next bytes."""
         self._held += data
         if len(self._first) < _HEAD:
             self._first += data[: _HEAD - len(self._first)]
@@ -99,7 +98,7 @@ class PipedFraming:
 
     @functools.cached_property
     def is_cut(self) -> bool:
-        """After the last byte: whether more should have come, or something else came."""
+        """After the last byte: whether the stream was truncated or damaged."""
         total = self._start + len(self._held)
         try:
             while self._steps is not None:
@@ -119,21 +118,21 @@ class PipedFraming:
             return
         try:
             self._wanted = next(self._steps) if data is None else self._steps.send(data)
-        except StopIteration:  # it can't tell
+        except StopIteration:  # the length is unknown
             self._steps = None
         except _DamagedError as error:
             self._steps, self._damaged = None, int(error.args[0])
 
 
 def _steps_of(start: bytes) -> Steps | None:
-    """What goes through a container that begins so."""
+    """The parser for a container with these first bytes."""
     if start[4:8] == b"ftyp":
         return _in_boxes()
     return next((steps() for mark, steps in _MARKS.items() if start.startswith(mark)), None)
 
 
 def _packet_size(start: bytes) -> int:
-    """That of a transport stream that begins so; 0 for other files."""
+    """The packet size of a transport stream with these first bytes; 0 for other formats."""
     found = (s for s, at in _PACKETS.items() if start[at : at + 1] == start[s + at :][:1] == b"G")
     return next(found, 0)
 
@@ -149,7 +148,7 @@ def _walk(steps: Steps, data: mmap.mmap | bytes) -> int | None:
         return None if end.value in (len(data), _UNKNOWN) else len(data)
 
 
-_UNKNOWN = -1  # returned by what can't tell where the end should be
+_UNKNOWN = -1  # returned if the expected length is unknown
 
 
 def _in_matroska() -> Steps:
@@ -161,7 +160,7 @@ def _in_matroska() -> Steps:
         except IndexError:
             if len(head) == 12:
                 raise _DamagedError(at) from None
-            return at + 12  # in the middle of a head
+            return at + 12  # within an element's header
         except ValueError:
             raise _DamagedError(at) from None
         start += at
@@ -173,20 +172,20 @@ def _in_matroska() -> Steps:
             at = start + size
         else:
             raise _DamagedError(at)
-        if end and at >= end:  # what follows a segment does not matter
+        if end and at >= end:  # data after a segment is ignored
             return _UNKNOWN if (yield end - 1, 1) else end
     return max(at, end)
 
 
 def _number(data: bytes, at: int, *, marked: bool) -> tuple[int | None, int]:
-    """EBML's variable number and what follows it; None for an unknown size.
+    """Decode EBML's variable-length integer; return it and the offset after it. None: unknown size.
 
-    marked: with the bit that says how long it is, as identifiers are written.
+    marked: keep the length marker, as in identifiers.
     """
     length = 9 - data[at].bit_length()
     if length > 8:
         raise ValueError("no length")
-    data[at + length - 1]  # IndexError where it is not all there
+    data[at + length - 1]  # IndexError if incomplete
     value = int.from_bytes(data[at : at + length], "big")
     if marked:
         return value, at + length
@@ -195,7 +194,7 @@ def _number(data: bytes, at: int, *, marked: bool) -> tuple[int | None, int]:
 
 
 def _in_boxes() -> Steps:
-    """The outermost boxes of MP4 and MOV have to fill the file."""
+    """MP4 and MOV: the top-level boxes must fill the file."""
     at = 0
     while len(head := (yield at, 16)) >= 8:
         (size,) = struct.unpack_from(">I", head)
@@ -208,8 +207,8 @@ def _in_boxes() -> Steps:
 
 
 def _in_riff() -> Steps:
-    """The outermost chunks of AVI have to fill the file; one whose size was not known when it was
-    written (0, or as large as can be) is entered."""
+    """AVI: the top-level chunks must fill the file; the content of a chunk of unknown size (0 or
+    the maximum) is parsed."""
     at = 0
     while len(head := (yield at, 8)) == 8:
         size = int.from_bytes(head[4:], "little")
@@ -218,12 +217,12 @@ def _in_riff() -> Steps:
             continue
         at += 8 + size + size % 2
         if size % 2 and (yield at - 2, 1) and not (yield at - 1, 1):
-            return at - 1  # the last chunk may go without its padding
+            return at - 1  # the last chunk may lack its padding
     return at + (8 if head else 0)
 
 
 def _in_ivf() -> Steps:
-    """A header that says its length, then frames behind 12 bytes with the length of each."""
+    """IVF: a header with its length, then frames, each after 12 bytes with its length."""
     head = yield 0, 32
     at: int = struct.unpack_from("<H", head, 6)[0] if len(head) == 32 else 32
     while len(head := (yield at, 12)) == 12:
@@ -232,8 +231,8 @@ def _in_ivf() -> Steps:
 
 
 def _in_flv() -> Steps:
-    """A header that says its length, then tags of 11 bytes and their data, each behind the length
-    of the one before; the last such length may be missing."""
+    """FLV: a header with its length, then tags of 11 bytes and their data, each after the length of
+    the previous one; the last such length may be missing."""
     head = yield 0, 9
     at: int = struct.unpack_from(">I", head, 5)[0] if len(head) == 9 else 9
     while len(head := (yield at, 15)) == 15:
@@ -242,8 +241,8 @@ def _in_flv() -> Steps:
 
 
 def _in_asf() -> Steps:
-    """The outermost objects of WMV and ASF; the data of one that a program wrote to a pipe is
-    said to be its head alone, and nothing tells where it ends."""
+    """WMV and ASF: the top-level objects; if written to a pipe, the stated size of the data object
+    is that of its header, and the length is unknown."""
     at = 0
     while len(head := (yield at, 24)) == 24:
         (size,) = struct.unpack_from("<Q", head, 16)
@@ -254,7 +253,7 @@ def _in_asf() -> Steps:
 
 
 def _in_ogg() -> Steps:
-    """Pages, whose tables say their length; every stream ends with a page that is marked so."""
+    """Ogg: pages with segment tables; every stream ends with a page flagged as its last."""
     at, unended = 0, set()
     while len(head := (yield at, 27)) == 27:
         if head[:4] != b"OggS":
@@ -267,7 +266,7 @@ def _in_ogg() -> Steps:
 
 
 def _in_program_stream() -> Steps:
-    """Packs and packets of an MPEG program stream, each with its length but the packs' heads."""
+    """MPEG program stream: pack headers, and packets with their lengths."""
     at = 0
     while len(head := (yield at, 14)) >= 6:
         if head[:3] != b"\0\0\1" or head[3] < _PROGRAM_END:
@@ -282,7 +281,7 @@ def _in_program_stream() -> Steps:
 
 
 def _in_packets(data: mmap.mmap | bytes, size: int, sync: int) -> int | None:
-    """Every packet of a transport stream begins with its mark, and the last one is whole."""
+    """Transport stream: every packet has its sync byte, and the last one is complete."""
     count = len(data) // size
     marks = np.frombuffer(data, np.uint8, count * size).reshape(count, size)[:, sync]
     lost = np.flatnonzero(marks != 0x47)
@@ -294,7 +293,7 @@ def _in_packets(data: mmap.mmap | bytes, size: int, sync: int) -> int | None:
 
 
 def _in_obus() -> Steps:
-    """AV1 without a container: units that say their length."""
+    """AV1 without a container: units (OBUs) with their lengths."""
     at = 0
     while (head := (yield at, 10)) and head[0] & 2:
         first = at + (2 if head[0] & 4 else 1)
@@ -305,7 +304,7 @@ def _in_obus() -> Steps:
 
 
 def _in_dv() -> Steps:
-    """Raw DV: frames of one size, which the fourth byte tells."""
+    """Raw DV: frames of constant size, which follows from the fourth byte."""
     at, size = 0, 144_000 if (yield 3, 1) >= b"\x80" else 120_000
     while (yield at, 1):
         at += size
@@ -313,7 +312,7 @@ def _in_dv() -> Steps:
 
 
 def _in_mxf() -> Steps:
-    """Keys of 16 bytes, each with its value's length."""
+    """MXF: keys of 16 bytes, each followed by the length of its value."""
     at = 0
     while len(head := (yield at, 25)) > 16:
         end = 17 + (head[16] & 0x7F if head[16] & 0x80 else 0)
@@ -322,23 +321,23 @@ def _in_mxf() -> Steps:
 
 
 def _in_y4m(data: mmap.mmap | bytes) -> int | None:
-    """A line that says what the frames are, then a line and as many bytes for each of them."""
+    """Y4M: a header line, then for each frame a line and a constant number of bytes."""
     at = data.find(b"\n") + 1
     line = data.find(b"\n", at) + 1
     second = data.find(b"FRAME", line) if line else -1
     if not at or second < 0:
-        return None  # of one frame, whose length is not known
+        return None  # a single frame of unknown length
     size = second - line
     while line and line + size <= len(data):
         at = line + size
         line = data.find(b"\n", at) + 1
         if not b"FRAME".startswith(data[at : at + 5]):
-            return None  # what was taken for the second frame's mark were pixels
+            return None  # the supposed marker of the second frame was pixel data
     return None if at == len(data) else len(data)
 
 
 def _without_index(tail: bytes, length: int) -> int | None:
-    """The length of a NUT file that does not end with its index's, which FFmpeg writes last."""
+    """The length of a NUT file without its index, which FFmpeg writes last; None if it is there."""
     return None if 12 <= int.from_bytes(tail[:8], "big") <= length else length
 
 
@@ -347,4 +346,4 @@ _MARKS: dict[bytes, Callable[[], Steps]] = {
     b"OggS": _in_ogg, b"\0\0\1\xba": _in_program_stream, _ASF: _in_asf,
     b"\x12\0\x0a": _in_obus, b"\x1f\x07\0": _in_dv, b"\x06\x0e\x2b\x34": _in_mxf,
 }  # fmt: skip
-"""First bytes of a file -> what goes through it."""
+"""First bytes of a file -> parser."""

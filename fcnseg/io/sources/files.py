@@ -1,8 +1,7 @@
-"""Images as sources: files, and a folder that is watched.
+"""Image files and watched folders as sources.
 
-In a watched folder an image counts as there when two looks find the same file: one that is still
-being written grows. It is done again when its content is another, whether it was written over or
-replaced.
+In a watched folder, an image is read once two scans find it unchanged, as a file that is still
+being written grows. It is read again when its content changes.
 """
 
 from __future__ import annotations
@@ -31,35 +30,35 @@ from fcnseg.progress import Callback, Event, Message, no_callback
 from fcnseg.remote import RemotePath
 
 _READ_AHEAD = 32
-"""Files that are read ahead: a wait of 100 ms for each still gives 300 files a second."""
+"""Number of concurrent reads: with a latency of 100 ms each, 300 files per second."""
 
 SEQUENCE_NUMBER = re.compile(r"%(?:0(\d))?d")
-"""Where a sequence's file names have their number, as FFmpeg and printf write it."""
+"""The number in a sequence's file names, as in FFmpeg and printf."""
 
 
 def is_sequence(name: str) -> bool:
-    """Whether a file's name stands for a sequence: frame_%04d.png."""
+    """Whether a file's name is a sequence pattern: frame_%04d.png."""
     return len(SEQUENCE_NUMBER.findall(name)) == 1 and name.count("%") == 1
 
 
 def stands_for_sequence(text: str) -> bool:
-    """Whether a source is a sequence, and no file or address of that name."""
+    """Whether a source is a sequence pattern, and not an existing file or a URL."""
     path = user_path(text)
     return is_sequence(path.name) and "://" not in text and not path.exists()
 
 
 def _read_file(path: Path) -> bytes:
-    """A file's bytes; MediaError, too, for what may never end: only a single one is waited for."""
+    """A file's bytes; MediaError also for pipes and devices, which may never end."""
     if not isinstance(path, RemotePath) and is_special(path):
         raise MediaError(f"{path} is a pipe or a device, not an image file.")
     return read_bytes(path)
 
 
 class ImageFiles(ImageSource):
-    """One image file or several, each read when its turn comes.
+    """One or several image files, read on demand.
 
-    One that can't be read raises; of several, it goes to `failures`. within: those asked for.
-    times: seconds at which the frames of a single animation are shown.
+    If the only file can't be read, an error is raised; one of several is added to `failures`.
+    within: the slice of files to read. times: start times in seconds of an animation's frames.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class ImageFiles(ImageSource):
     ) -> None:
         super().__init__()
         self.kind, self._selection, self._callback = kind, selection, callback
-        # Of one file it is the pages of which every N-th is taken.
+        # For a single file, `every` selects pages.
         self._is_one = len(files) == 1
         step = 1 if self._is_one else selection.every
         self._wanted = [(at, *named) for at, named in enumerate(files)][within][::step]
@@ -86,15 +85,15 @@ class ImageFiles(ImageSource):
         super().skip(done)
         selection, wanted = self._selection, self._wanted
         fresh = [(at, item) for at, item in enumerate(wanted) if not done(*item[1:])]
-        self.skipped = 0 if selection.rank else len(wanted) - len(fresh)  # counted once
-        if selection.limit:  # else an image's process is the same whatever is done
+        self.skipped = 0 if selection.rank else len(wanted) - len(fresh)  # counted by one process
+        if selection.limit:  # otherwise an image's shard does not depend on what is done
             fresh = list(enumerate(item for _, item in fresh[: selection.limit]))
         chosen = [item for at, item in fresh if at % selection.size == selection.rank]
         self._chosen: Iterable[tuple[int, str, Path]] = chosen
         self.count = None if selection.page == "all" else len(chosen)
 
     def __iter__(self) -> Iterator[Frame]:
-        given = extra = 0  # frames; those beyond one for each file
+        given = extra = 0  # frames yielded; frames beyond the first of each file
         take = read_bytes if self.kind == "image" else _read_file
         for (index, name, path), read in read_ahead(self._chosen, take):
             if self._over:
@@ -116,11 +115,11 @@ class ImageFiles(ImageSource):
 
     @property
     def has_times(self) -> bool:
-        """Whether frames are shown at their own times: those of an animation, or a sequence."""
+        """Whether frames have timestamps: those of an animation or a sequence."""
         return bool(self._times) or super().has_times
 
     def assume_rate(self, fps: Fraction) -> None:
-        """Images stand at the times of this rate, those of an animation, too."""
+        """Set the frame rate, also for an animation, which has its own times."""
         super().assume_rate(fps)
         self._times = ()
 
@@ -128,7 +127,7 @@ class ImageFiles(ImageSource):
         return self._times[index] if self._times else super()._time(index)
 
     def _pages(self, data: bytes, name: str, path: Path) -> Iterator[tuple[int, bytes, str]]:
-        """The pages of a file that are wanted: number, from 0 on, bytes of a file, and name."""
+        """Yield a file's selected pages: number, from 0 on, content as a file, and name."""
         wanted, count = self._selection.page, count_pages(data)
         if wanted == "all" and count > 1:
             digits = len(str(count))
@@ -145,28 +144,28 @@ class ImageFiles(ImageSource):
         yield 0, (page_of(data, int(wanted) - 1, str(path)) if wanted.isdecimal() else data), name
 
 
-_Look = tuple[int, int, int, int]  # size, times of change, number: of a file and its content
+_FileState = tuple[int, int, int, int]  # size, mtime (ns), ctime (ns), inode
 
 
 @dataclass
 class _Watched:
-    """One path: its place among all that came, the name of its outputs, what is known of it.
+    """A file in a watched folder: its number and the name of its outputs.
 
-    look: what the last look found; read: what it was when it was read. digest: of that content.
+    state: at the last scan; read: when it was last read. digest: of the content read.
     """
 
     index: int
     name: str
-    look: _Look | None = None
-    read: _Look | None = None
+    state: _FileState | None = None
+    read: _FileState | None = None
     digest: bytes = b""
 
 
 class WatchedFolder(ImageSource):
-    """The images of a folder and those that come or change later, until it is closed.
+    """The images of a folder, and those added or changed later, until it is closed.
 
-    pause: seconds between two looks. The callback hears of images that can't be read; they are
-    read again when they change.
+    pause: seconds between two scans. The callback gets a warning for images that can't be read;
+    they are read again when they change.
     """
 
     kind: Kind = "folder"
@@ -192,7 +191,7 @@ class WatchedFolder(ImageSource):
 
     def __iter__(self) -> Iterator[Frame]:
         while not self._over:
-            for path in self._settled():
+            for path in self._stable():
                 frame = self._read(path, self._files[path])
                 if frame is not None:
                     self.taken += 1
@@ -201,20 +200,22 @@ class WatchedFolder(ImageSource):
                     return
             self._closed.wait(self._pause)
 
-    def _settled(self) -> Iterator[Path]:
-        """The files that are new or changed, and that are what they were at the last look."""
+    def _stable(self) -> Iterator[Path]:
+        """Yield new or changed files that have not changed since the last scan."""
         try:
-            found = listing.in_folder(self._folder, exclude=self._exclude, callback=self._tell_once)
+            found = listing.in_folder(
+                self._folder, exclude=self._exclude, callback=self._report_once
+            )
         except MediaError:  # none yet
             return
         for _, path in found:
-            look, file = _look(path), self._files.get(path) or self._add(path)
-            if look is not None and look[0] > 0 and look == file.look != file.read:
+            state, file = _state(path), self._files.get(path) or self._add(path)
+            if state is not None and state[0] > 0 and state == file.state != file.read:
                 yield path
-            file.look = look
+            file.state = state
 
-    def _tell_once(self, event: Event) -> None:
-        """Every look finds the same again."""
+    def _report_once(self, event: Event) -> None:
+        """Pass on a message once, as every scan repeats it."""
         if isinstance(event, Message) and event.text not in self._told:
             self._told.add(event.text)
             self._callback(event)
@@ -226,22 +227,22 @@ class WatchedFolder(ImageSource):
         return file
 
     def _read(self, path: Path, file: _Watched) -> Frame | None:
-        """The image; None when it is not wanted, is what it was before, or can't be read."""
-        look = file.look
-        assert look is not None, "it is there"
+        """The image; None if it is not selected, its content is unchanged, or it can't be read."""
+        state = file.state
+        assert state is not None, "it exists"
         if file.index % self._selection.every or self._skip(file.name, path):
             self.skipped += not file.index % self._selection.every
-            file.read = look
+            file.read = state
             return None
         try:
             data = read_bytes(path)
-            if _look(path) != look:  # written to meanwhile: it has to settle again
+            if _state(path) != state:  # changed meanwhile
                 return None
-            file.read, before = look, file.digest
+            file.read, before = state, file.digest
             file.digest = hashlib.blake2b(data, digest_size=16).digest()
             if file.digest == before:
                 return None
-            about = (file.index, self._time(file.index), file.name, path, look[:2])
+            about = (file.index, self._time(file.index), file.name, path, state[:2])
             frame = frame_of(data, str(path), self.bands, *about)
         except MediaError as error:
             self._note_failure(path, error.message)
@@ -251,7 +252,7 @@ class WatchedFolder(ImageSource):
 
     def _note_failure(self, path: Path, why: str) -> None:
         self._forget_failure(path)
-        if _look(path) is not None:  # else it was taken away again
+        if _state(path) is not None:  # else it was removed
             self.failures.append((str(path), why))
             self._callback(Message(f"{why} It is tried again when it changes.", "warning"))
 
@@ -260,7 +261,7 @@ class WatchedFolder(ImageSource):
 
 
 def check_watch(spec: str) -> None:
-    """OptionError for what can't be watched: a pipe or an address."""
+    """OptionError for sources that can't be watched: a pipe or a URL."""
     if spec == "-" or "://" in spec:
         raise OptionError(
             f"--watch needs a folder; {spec} is not one.",
@@ -268,8 +269,8 @@ def check_watch(spec: str) -> None:
         )
 
 
-def _look(path: Path) -> _Look | None:
-    """A file as it is now; None when there is none."""
+def _state(path: Path) -> _FileState | None:
+    """The current state of a file; None if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -278,7 +279,7 @@ def _look(path: Path) -> _Look | None:
 
 
 def refuse_page(spec: str | Path | Sequence[listing.Named]) -> None:
-    """OptionError for what is piped in or comes from a server, whose pages can't be chosen."""
+    """OptionError for --page with a pipe or a URL."""
     text = spec if isinstance(spec, str) else ""
     local = text.startswith("file://") or isinstance(as_path(text), RemotePath)
     if text == "-" or (listing.is_address(text) and not local):
@@ -287,15 +288,15 @@ def refuse_page(spec: str | Path | Sequence[listing.Named]) -> None:
         )
 
 
-def tell_pages(data: bytes, name: str, callback: Callback) -> None:
-    """Tell the callback of pages that are not used of an image that is no file."""
+def warn_unused_pages(data: bytes, name: str, callback: Callback) -> None:
+    """Warn of unused pages of an image from a pipe or a URL."""
     if (count := count_pages(data)) > 1:
         note = f"{name} has {count} pages or frames; only the first is used"
         callback(Message(f"{note} (--page chooses another one of a file).", "warning"))
 
 
 def count_pages(data: bytes) -> int:
-    """Images in a TIFF, GIF, PNG or WebP, thumbnails not counted; 1 for all else."""
+    """Number of images in a TIFF, GIF, PNG or WebP, without thumbnails; 1 for other formats."""
     if data[:4] == b"\x89PNG" and b"acTL" not in data[:4096]:
         return 1
     if is_tiff(data):
@@ -305,16 +306,16 @@ def count_pages(data: bytes) -> int:
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             return int(getattr(image, "n_frames", 1))
-    except Exception:  # noqa: BLE001 - what is broken is told by who decodes it
+    except Exception:  # noqa: BLE001 - the decoder reports broken files
         return 1
 
 
 def read_ahead(
     items: Iterable[tuple[int, str, Path]], read: Callable[[Path], bytes]
 ) -> Iterator[tuple[tuple[int, str, Path], Callable[[], bytes]]]:
-    """Each item with what gives its file's bytes, or raises; remote files are read ahead.
+    """Yield each item with a function that returns its file's bytes, or raises.
 
-    As many are read at the same time as hide the time that the storage takes to answer.
+    Remote files are prefetched concurrently, to hide the latency of the storage.
     """
     waiting: deque[tuple[tuple[int, str, Path], Callable[[], bytes]]] = deque()
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Which image files an argument stands for, what they are called, and which make one source."""
+"""Expand arguments to image and video files, and name their outputs."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from fcnseg.remote import listing as remote_listing
 from fcnseg.remote.listing import is_large
 
 Named = tuple[str, Path]
-"""An image's name (relative, no suffix, "/" between folders) and its file."""
+"""An image's name (a relative path without suffix, "/" between folders) and its file."""
 
 Choose = Callable[[Path, list[Path], Callback], list[Path]]
-"""Those of a folder's files that are taken; the callback receives what is not."""
+"""Selects files of a folder; the callback gets messages about those that are not taken."""
 
 
 def in_folder(
     folder: Path, *, exclude: Path | None = None, callback: Callback = no_callback
 ) -> list[Named]:
-    """The images under a folder, its sub-folders included, in natural order.
+    """The images under a folder and its subfolders, in natural order.
 
-    Hidden files and folders are skipped, `exclude` (where outputs go) and earlier outputs, of
-    which the callback receives. MediaError when there are none.
+    Skips hidden files and folders, `exclude` (the folder of the outputs) and earlier outputs, about
+    which the callback gets a message. MediaError if there are no images.
     """
     files = files_in(folder, exclude=exclude, callback=callback)
     images = media_in(files, IMAGE_SUFFIXES)
@@ -47,7 +47,7 @@ def in_folder(
 
 
 def media_in(files: Sequence[Path], suffixes: frozenset[str]) -> list[Path]:
-    """The files with these suffixes, and images without one; or else arrays (.npy): bands."""
+    """The files with these suffixes, and images without a suffix; if there are none, .npy files."""
     found = [path for path in files if path.suffix.lower() in suffixes or is_bare_image(path)]
     return found or [path for path in files if path.suffix.lower() == ".npy"]
 
@@ -59,9 +59,9 @@ def files_in(
     callback: Callback = no_callback,
     chunk: Sequence[RemotePath] = (),
 ) -> list[Path]:
-    """Every file under a folder but hidden ones, those below `exclude`, and earlier outputs.
+    """All files under a folder except hidden ones, those in `exclude`, and earlier outputs.
 
-    chunk: of a remote folder these files, instead of all.
+    chunk: take these files of a remote folder instead of all.
     """
     outputs: list[Path] = []
     if isinstance(folder, RemotePath):
@@ -80,20 +80,20 @@ def files_in(
 
 
 def is_bare_image(path: Path) -> bool:
-    """Whether a file without a suffix begins as images do."""
+    """Whether a file without a suffix begins like an image."""
     with suppress(MediaError):
         return not path.suffix and path.is_file() and is_image(first_bytes(path))
     return False
 
 
 def matches(pattern: str) -> list[Path]:
-    """The files a pattern stands for; `**` goes into sub-folders."""
+    """The files that match a pattern; `**` includes subfolders."""
     found = (Path(name) for name in glob.glob(str(user_path(pattern)), recursive=True))  # noqa: PTH207
     return [path for path in found if path.is_file()]
 
 
 def no_images(text: str, files: list[Path], *, pattern: bool = False) -> MediaError:
-    """The MediaError that says what is there instead of images. pattern: whether it is a glob's."""
+    """The MediaError that lists what was found instead of images. pattern: whether for a glob."""
     hint = f"image files end in {', '.join(sorted(IMAGE_SUFFIXES)[:12])} ..."
     if pattern and not files:
         hint = f"it starts from {Path.cwd()}; * stays in one folder, ** goes into sub-folders"
@@ -101,22 +101,22 @@ def no_images(text: str, files: list[Path], *, pattern: bool = False) -> MediaEr
 
 
 def from_list(path: Path) -> list[Named]:
-    """The files named in a text file, one a line, in its order.
+    """The files listed in a text file, one per line, in its order.
 
-    Relative paths start from the list's folder, or from the working folder. Empty lines and
-    those starting with # are skipped.
+    Relative paths start from the list's folder, or from the current folder. Empty lines and lines
+    that start with # are skipped.
     """
     files = _files_in_list(path)
     return named(files, common_folder(files), in_order=True)
 
 
 def _files_in_list(path: Path, without: frozenset[str] = frozenset()) -> list[Path]:
-    """The files that a list names; without: suffixes of those that are not looked for."""
+    """The files in a list; without: suffixes of files to omit."""
     text = from_bytes(read_bytes(path))
-    if "\0" in text:  # no name has it
+    if "\0" in text:  # not allowed in names
         raise MediaError(f"{path} is not a text file that lists images.")
     lines = [line.strip() for line in text.splitlines()]
-    # In quotes after the word file in FFmpeg's lists.
+    # FFmpeg's lists: the word "file", then a quoted name.
     quoted = re.compile(r"""^(?:file\s+)?(["'])(.+)\1$""")
     listed = [(line, quoted.sub(r"\2", line)) for line in lines if line and line[0] != "#"]
     if not listed:
@@ -126,7 +126,7 @@ def _files_in_list(path: Path, without: frozenset[str] = frozenset()) -> list[Pa
 
 
 def _listed_file(line: str, plain: str, folder: Path) -> Path:
-    """The file that a line names: as it stands there, without quotes, or as Windows writes it."""
+    """The file of a line: literally, without quotes, or with Windows' separators."""
     for text in (line, plain, plain.replace("\\", "/")):
         file = given_path(to_path(text))
         if isinstance(file, RemotePath):
@@ -139,9 +139,9 @@ def _listed_file(line: str, plain: str, folder: Path) -> Path:
 
 
 def named(files: Iterable[Path], root: Path, *, in_order: bool = False) -> list[Named]:
-    """Files with their names relative to `root`, in natural order unless they have an order.
+    """Files with names relative to `root`, in natural order unless `in_order`.
 
-    Where a name would stand for two files, the suffix is added to it: a.png, a.jpg -> a_png, a_jpg.
+    If several files would get the same name, the suffix is added: a.png, a.jpg -> a_png, a_jpg.
     """
     ordered = list(files) if in_order else sorted(files, key=natural_key)
     stems = [_relative(path, root).with_suffix("").as_posix() for path in ordered]
@@ -156,7 +156,7 @@ def named(files: Iterable[Path], root: Path, *, in_order: bool = False) -> list[
 
 
 def common_folder(files: Iterable[Path]) -> Path:
-    """The deepest folder all files are under."""
+    """The deepest common folder of files."""
     parents = [str(path.absolute().parent) for path in files]
     try:
         return as_path(os.path.commonpath(parents))
@@ -170,9 +170,9 @@ def _walk(
     exclude: Path | None,
     outputs: list[Path],
 ) -> Iterator[Path]:
-    """Every file under a folder; folders of earlier outputs are added to `outputs`.
+    """Yield the files under a folder; folders of earlier outputs are added to `outputs`.
 
-    walk: os.walk(folder), or what gives the same.
+    walk: os.walk(folder), or an iterable of the same form.
     """
     left_out = resolved(exclude) if exclude is not None else None
     for place, folders, files in walk:
@@ -201,17 +201,17 @@ def _what_is_there(files: list[Path]) -> str:
     return f"found {found}" if found else "there are no files"
 
 
-_FRAME_NUMBER = re.compile(r"_\d{6,}$")  # how the name of a video's frame ends
+_FRAME_NUMBER = re.compile(r"_\d{6,}$")  # suffix of the names of video frames
 
 
 @dataclass(frozen=True)
 class Collected:
     """The sources of a job.
 
-    images: named image files, which are one source; empty where there are none.
-    videos: video files, each a source of its own, with the name its outputs take.
-    single: a source that only `open_source` can tell the kind of, instead of all that.
-    skipped: files of folders and globs that are neither images nor videos.
+    images: named image files, which form one source; may be empty.
+    videos: video files, each a separate source, with the names of their outputs.
+    single: a source whose kind only `open_source` can determine; then the others are empty.
+    skipped: files in folders and globs that are neither images nor videos.
     """
 
     images: tuple[Named, ...] = ()
@@ -221,12 +221,12 @@ class Collected:
 
     @property
     def count(self) -> int:
-        """How many sources there are."""
+        """Number of sources."""
         return len(self.specs)
 
     @property
     def specs(self) -> list[tuple[str | tuple[Named, ...], str]]:
-        """What `open_source` takes for each source: what is read, and a video's name."""
+        """The arguments of `open_source` for each source: `spec`, and a video's `name`."""
         if self.single is not None:
             return [(self.single, "")]
         images: list[tuple[str | tuple[Named, ...], str]] = [(self.images, "")]
@@ -240,10 +240,10 @@ def collect(
     exclude: Path | None = None,
     callback: Callback = no_callback,
 ) -> Collected:
-    """What the arguments stand for.
+    """The sources that the arguments name.
 
-    chosen: see there. exclude: a folder to skip (where outputs go). MediaError where an argument is
-    missing or has no images or videos; OptionError for a camera, a stream or stdin among several.
+    chosen: see Choose. exclude: a folder to skip (that of the outputs). MediaError if an argument
+    does not exist or has no media; OptionError for a camera, a stream or stdin among several.
     """
     if not all(arguments) or not arguments:
         raise OptionError("A source is empty.", hint='the current folder is "."')
@@ -262,7 +262,7 @@ def collect(
 
 
 def _named(files: list[Path], root: Path, skipped: tuple[Path, ...], in_order: bool) -> Collected:
-    """Names that differ among images, among videos, and from any frame of a video."""
+    """Assign unique names to images and videos, also different from those of video frames."""
     videos = [path for path in files if _is_video(path)]
     images = [path for path in files if not _is_video(path)]
     stills = named(images, root, in_order=in_order)
@@ -276,10 +276,10 @@ def _named(files: list[Path], root: Path, skipped: tuple[Path, ...], in_order: b
 
 
 def _is_several(argument: str) -> bool:
-    """Whether an argument is a folder, a glob or a list, which may have videos in it."""
+    """Whether an argument is a folder, a glob or a list that may include videos."""
     path = given_path(argument)
     if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
-        with suppress(MediaError):  # said where it is read
+        with suppress(MediaError):  # raised again when it is read
             return any(map(_is_video, _files_in_list(path, without=IMAGE_SUFFIXES)))
     if path.is_dir():
         return not is_large(path)
@@ -289,7 +289,7 @@ def _is_several(argument: str) -> bool:
 def _files_of(
     argument: str, chosen: Choose, exclude: Path | None, callback: Callback
 ) -> tuple[list[Path], list[Path]]:
-    """The images and videos of an argument, and the other files that it stands for."""
+    """The images and videos of an argument, and its other files."""
     path = given_path(argument)
     if argument == "-" or (is_address(argument) and not isinstance(path, RemotePath)):
         raise OptionError(
@@ -314,7 +314,7 @@ def _files_of(
 
 
 def _listed(path: Path) -> tuple[list[Path], list[Path]]:
-    """The files that a text file lists; a text that lists none is skipped (a shell's `*`)."""
+    """The files in a list; a text that lists no existing one (from a shell's `*`) is skipped."""
     files: list[Path] = []
     with suppress(MediaError):
         files = _files_in_list(path)
@@ -322,7 +322,7 @@ def _listed(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _split(files: list[Path], what: str, *, pattern: bool = False) -> tuple[list[Path], list[Path]]:
-    """Images and videos in natural order, and the rest; MediaError when there are none."""
+    """Split files into media, in natural order, and others; MediaError if there are no media."""
     media = media_in(files, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     if not media:
         raise no_images(f"{what} no images or videos", files, pattern=pattern)
@@ -330,7 +330,7 @@ def _split(files: list[Path], what: str, *, pattern: bool = False) -> tuple[list
 
 
 def _is_video(path: Path) -> bool:
-    """Whether a file is a video: by its suffix, or where that says nothing by its first bytes."""
+    """Whether a file is a video, by its suffix, or else because it does not begin like an image."""
     suffix = path.suffix.lower()
     return suffix in VIDEO_SUFFIXES or (
         suffix not in IMAGE_SUFFIXES and path.is_file() and not is_image(first_bytes(path))
@@ -341,10 +341,10 @@ LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})  # of text files that list 
 
 
 def is_address(text: str) -> bool:
-    """Whether a source is an address: rtsp://, http://, file:// ..."""
+    """Whether a source is a URL: rtsp://, http://, file:// ..."""
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text) is not None
 
 
 def is_glob(text: str) -> bool:
-    """Whether a path has a character that makes it a pattern."""
+    """Whether a path contains a glob character."""
     return any(character in text for character in "*?[")

@@ -1,9 +1,8 @@
-"""Cameras and network streams: the newest frame, never an old one.
+"""Cameras and network streams: always the newest frame.
 
-A thread reads all the time and keeps one frame; who asks gets the newest and waits only for
-one that is newer than the last. Skipped frames are counted. A lost connection is
-taken up again after growing pauses, without the frames that were given before it broke; a
-stream that says that it is over ends.
+A thread reads continuously and keeps only the newest frame; the iteration waits for one newer than
+the last. Dropped frames are counted. A lost connection is retried with increasing pauses, without
+repeating earlier frames; a stream with an end marker ends.
 """
 
 from __future__ import annotations
@@ -23,44 +22,43 @@ from fcnseg.files import safe_filename
 from fcnseg.io import cv2, has_pyav
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.network import unreachable, without_password
-from fcnseg.io.sources.network.served import End, Given, Pace, StreamCapture
+from fcnseg.io.sources.network.served import End, Pace, SeenFrames, StreamCapture
 from fcnseg.progress import Callback, Message, no_callback
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Seconds to wait before each try to connect again; the last one repeats."""
+"""Seconds to wait before each attempt to reconnect; the last one repeats."""
 
 PATIENCE = 300.0
-"""Seconds without a new frame after which a live source is given up."""
+"""Seconds without a new frame after which a live source ends."""
 
 _TIMEOUT_MS = 8000
 
 
 class Capture(Protocol):
-    """The part of cv2.VideoCapture that is used here; tests bring their own."""
+    """The part of cv2.VideoCapture's interface used here; replaced in tests."""
 
     def isOpened(self) -> bool:  # noqa: N802
-        """Whether frames can be expected."""
+        """Whether it is open."""
 
     def read(self) -> tuple[bool, NDArray[np.generic] | None]:
-        """Whether there is a frame, and it: uint8 (H, W, 3) BGR."""
+        """Whether there is a frame, and the frame: uint8 (H, W, 3) BGR."""
 
     def get(self, propId: int, /) -> float:  # noqa: N803
         """A property by OpenCV's number."""
 
     def release(self) -> None:
-        """Let go of the device."""
+        """Close the device."""
 
 
 Connect = Callable[[int | str], Capture]
-"""Opens a camera by its number or a stream by its address."""
+"""Opens a camera by its number or a stream by its URL."""
 
 
 class LiveSource(Source):
-    """The newest frame of a camera or stream, at each request.
+    """Yields the newest frame of a camera or stream.
 
-    address: the camera's number or the stream's address; name: what people may read of it
-    (no password). capture: already open. Times are of `clock`, in seconds. pauses, patience: None
-    is PAUSES and PATIENCE.
+    address: the camera's number or the stream's URL; name: the same without password. capture:
+    already open. clock: returns the time in seconds. pauses, patience: default PAUSES and PATIENCE.
     """
 
     live = True
@@ -89,12 +87,12 @@ class LiveSource(Source):
         self._changed = threading.Condition()
         self._newest: tuple[int, float, NDArray[np.generic]] | None = None
         self._ended = False
-        self._read = 0  # frames of all connections
-        self._lost: float | None = None  # since when there was no new frame
+        self._read = 0  # number of frames from all connections
+        self._lost: float | None = None  # time since which there was no new frame
         self._tries = 0
         self._end: End = "lost"
-        self._has_repeated = False  # a connection that gave nothing else yet
-        self._given, self._pace = Given(), Pace()
+        self._has_repeated = False  # whether this connection has only repeated frames so far
+        self._seen, self._pace = SeenFrames(), Pace()
         self._began = clock()
         self._capture = capture
         self._thread = threading.Thread(
@@ -114,11 +112,11 @@ class LiveSource(Source):
             yield Frame(image, index, seconds, f"{safe_filename(self.name)}_{index:06d}")
 
     def close(self) -> None:
-        """Stop reading; an iteration under way ends."""
+        """Stop reading; ends the iteration."""
         super().close()
         with self._changed:
             self._changed.notify_all()
-        if self._thread.ident is None:  # no frame was asked for
+        if self._thread.ident is None:  # the iteration was not started
             self._capture.release()
         elif self._thread.is_alive():
             self._thread.join(timeout=_TIMEOUT_MS / 1000 + 1)
@@ -130,12 +128,12 @@ class LiveSource(Source):
     def _wait(self) -> tuple[int, float, NDArray[np.generic]] | None:
         with self._changed:
             while self._newest is None and not self._ended and not self._over:
-                self._changed.wait(0.2)  # short, so that Ctrl-C is heard everywhere
+                self._changed.wait(0.2)  # short, so that Ctrl-C works on all platforms
             newest, self._newest = self._newest, None
             return None if self._over else newest
 
     def _watch(self, capture: Capture) -> None:
-        """The thread: read on, keep the newest."""
+        """Read continuously and keep the newest frame; runs in the thread."""
         current: Capture | None = capture
         try:
             while current is not None and not self._closed.is_set():
@@ -147,7 +145,7 @@ class LiveSource(Source):
                     self._keep(self._read, pixels)
                     self._read += 1
                 elif self._end == "unclear":
-                    break  # the same file from its start
+                    break  # the same file again, from its start
         finally:
             if current is not None:
                 current.release()
@@ -156,10 +154,10 @@ class LiveSource(Source):
                 self._changed.notify_all()
 
     def _is_repeated(self, capture: Capture, pixels: NDArray[np.generic]) -> bool:
-        """Whether a frame was given before the connection broke; else waits until its time."""
+        """Whether a frame repeats one from before the connection was lost; else waits until due."""
         if not isinstance(capture, StreamCapture) or not capture.may_repeat:
             return False
-        if self._given.has(capture.stamp, pixels) and self._lost is not None:
+        if self._seen.has(capture.stamp, pixels) and self._lost is not None:
             self._has_repeated = not capture.comes_in_pieces
             return True
         if capture.comes_in_pieces:
@@ -167,9 +165,9 @@ class LiveSource(Source):
         return False
 
     def _follow(self, capture: Capture) -> Capture | None:
-        """After the last frame of a connection: the next one; None at the stream's own end."""
+        """After the last frame of a connection, reconnect; None at the end of the stream."""
         self._end = capture.end() if isinstance(capture, StreamCapture) else "lost"
-        if self._has_repeated and self._lost is not None:  # a file, and nothing follows in it
+        if self._has_repeated and self._lost is not None:  # a file without new frames
             self._end = "over"
         self._has_repeated = False
         capture.release()
@@ -184,7 +182,7 @@ class LiveSource(Source):
             self._changed.notify_all()
 
     def _note_return(self) -> None:
-        """A new frame is here: what was lost is back."""
+        """On a new frame, report the end of an interruption."""
         if self._lost is not None:
             gone = self._clock() - self._lost
             tries = f"{self._tries} tries"
@@ -192,7 +190,7 @@ class LiveSource(Source):
         self._lost, self._tries = None, 0
 
     def _connect_again(self) -> Capture | None:
-        """A new connection; None when stopped or out of patience, which a new frame restores."""
+        """Reconnect; None when stopped or after `patience` seconds without a new frame."""
         if self._lost is None:
             self._lost = self._clock()
             how = "has ended" if self._end == "unclear" else "lost"
@@ -216,14 +214,14 @@ class LiveSource(Source):
 def open_camera(
     number: int, selection: Selection, *, connect: Connect | None, callback: Callback
 ) -> LiveSource:
-    """A camera, connected; MediaError when it can't be reached."""
+    """Open a camera; MediaError when it can't be opened."""
     connect = connect or connect_live
     capture = connected(number, connect)
     return LiveSource(number, capture, connect=connect, selection=selection, callback=callback)
 
 
 def connected(address: int | str, connect: Connect) -> Capture:
-    """A camera or stream, open; MediaError when it can't be reached."""
+    """Open a camera or stream; MediaError when it can't be opened."""
     capture = connect(address)
     if not capture.isOpened():
         capture.release()
@@ -232,9 +230,9 @@ def connected(address: int | str, connect: Connect) -> Capture:
 
 
 def connect_live(address: int | str) -> Capture:
-    """A camera by OpenCV, told to keep no queue; a stream by PyAV, else by OpenCV.
+    """Open a camera with OpenCV, without buffering; a stream with PyAV, else OpenCV.
 
-    Neither waits long for a dead stream.
+    Both use short timeouts.
     """
     if isinstance(address, int):
         camera = cv2.VideoCapture(address)
@@ -249,7 +247,7 @@ def connect_live(address: int | str) -> Capture:
 
 
 def camera_number(name: str, devices: Path = Path("/sys/class/video4linux")) -> int | None:
-    """The number of the camera whose name contains `name`; None when there is none (Linux only)."""
+    """The number of the camera whose name contains `name`; None if not found (Linux only)."""
     for device in sorted(devices.glob("video*")):
         label = device / "name"
         if label.is_file() and name.casefold() in label.read_text(encoding="utf-8").casefold():
@@ -258,7 +256,7 @@ def camera_number(name: str, devices: Path = Path("/sys/class/video4linux")) -> 
 
 
 def no_camera(number: int) -> MediaError:
-    """The MediaError for a camera that does not respond."""
+    """The MediaError for a camera that can't be opened."""
     devices = sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*"))
     return MediaError(
         f"Camera {number} can't be opened.",
@@ -275,6 +273,6 @@ def _read(capture: Capture) -> NDArray[np.generic] | None:
 
 
 def _rate(capture: Capture, every: int) -> Fraction | None:
-    """What the camera says of its rate, when it can be."""
+    """The camera's frame rate divided by `every`; None if implausible."""
     fps = capture.get(cv2.CAP_PROP_FPS)
     return Fraction(fps).limit_denominator(1001) / every if 0.1 <= fps <= 1000 else None

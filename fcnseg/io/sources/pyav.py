@@ -1,7 +1,7 @@
-"""Video frames by PyAV: what was recorded, as it is meant to be seen.
+"""Decode video frames with PyAV.
 
-Interlaced frames are deinterlaced (bwdif), transparency is laid over white, HDR (PQ and HLG) is
-tone-mapped, the display matrix is applied. Other color profiles are not looked at.
+Interlaced frames are deinterlaced (bwdif), transparency is composited over white, HDR (PQ and HLG)
+is tone-mapped, the display matrix is applied. Other color profiles are ignored.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from fcnseg.io.sources.reader import (
     readable_name,
     usable_rate,
 )
-from fcnseg.io.sources.seen import Viewer, deinterlaced, display_matrix
+from fcnseg.io.sources.rgb_frames import RgbConverter, deinterlaced, display_matrix
 
-_TIMEOUT = 8.0  # seconds that a server may be silent
-_DEMUX_ERRORS = 10  # in a row, without a packet between them: the end
-_MEASURED = 25  # packets whose times tell a rate
-_CLOSED = {"yuv4mpegpipe", "rawvideo"}  # formats with nothing after the last frame
-_INDEXED = {"mov", "mp4", "avi"}  # formats whose index has every frame
-_NUMBERED = {"avi", "mxf"}  # formats whose packets FFmpeg may number as they come
-_JUMPING = {"mpegts", "mpeg"}  # formats whose clock may start again, or wrap after 26.5 hours
-_MOST_AHEAD = 3600.0  # seconds from one of their frames to the next
+_TIMEOUT = 8.0  # seconds without data from a server
+_DEMUX_ERRORS = 10  # consecutive errors without a packet that end reading
+_MEASURED = 25  # packets used to measure a frame rate
+_CLOSED = {"yuv4mpegpipe", "rawvideo"}  # formats without data after the last frame
+_INDEXED = {"mov", "mp4", "avi"}  # formats with an index of all frames
+_NUMBERED = {"avi", "mxf"}  # formats whose packets FFmpeg may number in coding order
+_JUMPING = {"mpegts", "mpeg"}  # formats whose clock may restart, or wrap after 26.5 hours
+_MOST_AHEAD = 3600.0  # maximum seconds between two of their frames
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 class _UndecodableError(Exception):
-    """A packet that several threads could not decode: which one, only a single thread can say."""
+    """Threaded decoding failed; only a single thread can identify the packet."""
 
 
 class PyavReader(FrameReader):
-    """The frames of a file, an address or a pipe; see `FrameReader`.
+    """The frames of a file, a URL or a pipe; see `FrameReader`.
 
-    source: an absolute path, an address or a pipe; path: what messages call it. has_times: False
-    for a raw stream. options: for FFmpeg; container: FFmpeg's name of it, where it is known.
-    is_live: an address whose frames are given as they come, as those of a pipe.
-    is_described: whether size and colors are known before the first frame.
-    was_cut: whether reading ended with an error instead of the end.
-    MediaError when it is no video.
+    source: an absolute path, a URL or a pipe; path: its name in messages. has_times: False for raw
+    streams. options: for FFmpeg; container: FFmpeg's name of the format, if known.
+    is_live: a URL whose frames are returned as they arrive, like those of a pipe.
+    is_described: whether size and pixel format are known before the first frame.
+    was_cut: whether reading ended with an error.
+    MediaError if it is not a video.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PyavReader(FrameReader):
         self._av: Any = av
         self._source, self._container = source, container
         is_web = isinstance(source, str) and source.lower().startswith(("http://", "https://"))
-        # A file of a web server is read on from where a connection broke.
+        # A file on a web server is resumed after a lost connection.
         resumed = {"reconnect": "1", "reconnect_delay_max": "4"} if is_web and not is_live else {}
         self._options = {**resumed, **(options or {})}
         self._is_live, self._is_pipe = is_live, is_live or not isinstance(source, str)
@@ -93,14 +93,14 @@ class PyavReader(FrameReader):
         self.count = self._promised or self._estimated_count()
         self.aspect = Fraction(self._video.sample_aspect_ratio or 1) or Fraction(1)
         self._packets = 0
-        self._end = 0  # where the last packet ends
+        self._end = 0  # offset of the end of the last packet
         self._losses = Losses()
-        self._gaps: list[int | None] = []  # the time stamps of broken frames
-        self._places = array("q")  # where each packet stands in the file
-        self._stamps: list[int] = []  # numbered packets, in another order than their times
-        self._viewer = Viewer()
+        self._gaps: list[int | None] = []  # timestamps of broken frames
+        self._places = array("q")  # offset of each packet in the file
+        self._stamps: list[int] = []  # a heap of packet numbers, for formats in _NUMBERED
+        self._converter = RgbConverter()
         self._frames = self._decoded()
-        # Of a file it is known early how it is turned and whether it is HDR; a pipe may be live.
+        # A file's first frame is decoded now, for its orientation and HDR; a pipe may be live.
         self._frame: Any = None if self._is_pipe else next(self._frames, None)
         self._is_ahead = not self._is_pipe
         self._last = 0.0
@@ -109,7 +109,7 @@ class PyavReader(FrameReader):
         self._describe()
 
     def grab(self) -> float | None:
-        """Step to the next frame: its time in seconds; None at the end."""
+        """Advance to the next frame; return its time in seconds, or None at the end."""
         if not self._is_ahead:
             self._frame = next(self._frames, None)
         self._is_ahead = False
@@ -123,16 +123,16 @@ class PyavReader(FrameReader):
         return self._last
 
     def retrieve(self) -> NDArray[np.uint8] | None:
-        """The frame stepped to, uint8 (H, W, 3) RGB, upright; None when its colors are unknown."""
+        """The current frame, uint8 (H, W, 3) RGB, upright; None if it can't be converted."""
         try:
-            return self._viewer.see(self._frame)
+            return self._converter.to_rgb(self._frame)
         except (self._av.FFmpegError, ValueError):
             self.broken.append(self.index)
             return None
 
     @property
     def stamp(self) -> float | None:
-        """The seconds that the frame stepped to states itself."""
+        """The timestamp of the current frame in seconds; None if it has none."""
         base = self._frame.time_base or self._video.time_base
         return None if self._frame.pts is None or not base else float(self._frame.pts * base)
 
@@ -142,16 +142,16 @@ class PyavReader(FrameReader):
         return str(self._file.format.name)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._frames.close()
         self._file.close()
 
     def missing(self) -> int:
-        """Frames in the file's own index that are not in it."""
+        """Number of frames in the file's index that are missing."""
         return max(0, (self._promised or 0) - self._packets)
 
     def damage(self) -> str:
-        """What is wrong with the file between its frames."""
+        """A description of damage between frames; "" for none."""
         if self._is_pipe:
             return f"it is truncated after frame {self.index}" if self._is_cut_pipe() else ""
         if "://" in str(self._source):
@@ -166,7 +166,7 @@ class PyavReader(FrameReader):
         return f"the file is damaged after frame {last}; frames may be missing there"
 
     def _is_cut_pipe(self) -> bool:
-        """Whether more should have come through a pipe that has ended."""
+        """Whether a pipe ended too early."""
         source = self._source
         if isinstance(source, io.BytesIO):
             return damage_in(source.getvalue()) is not None
@@ -186,7 +186,7 @@ class PyavReader(FrameReader):
     # --- opening ---
 
     def _open(self, *, threads: int) -> None:
-        """Open the file and its best video stream, which is never a cover."""
+        """Open the file and its best video stream; cover art does not count."""
         av = self._av
         try:
             self._file = self._opened()
@@ -202,12 +202,12 @@ class PyavReader(FrameReader):
             raise no_video(self.path)
         self._decoder = self._video.codec_context
         if self._video.metadata.get("alpha_mode") == "1" and self._decoder.name in _ALPHA_DECODERS:
-            # FFmpeg's own decoder leaves the opacity out.
+            # FFmpeg's native decoder ignores opacity.
             self._decoder = av.CodecContext.create(_ALPHA_DECODERS[self._decoder.name], "r")
         if not self._is_pipe:
             self._decoder.thread_count = threads
-        # Threads for frames hold frames back, which a live pipe is not to wait for, and give a
-        # frame before they know that it is incomplete, which is all that tells of a cut raw stream.
+        # Frame threading delays frames, which is unsuitable for live pipes. It also returns a frame
+        # before it is known to be incomplete, the only sign of a truncated raw stream.
         by_slice = self._is_pipe or not self.has_times
         self._decoder.thread_type = "SLICE" if by_slice else "AUTO"
         self._threads = threads
@@ -222,7 +222,7 @@ class PyavReader(FrameReader):
             return self._av.open(name, timeout=timeout, **more)
 
     def _stated_rate(self) -> Fraction | None:
-        """The rate of a raw stream's header; else the container's."""
+        """The frame rate from a raw stream's header, else from the container."""
         video = self._video
         rates = [video.codec_context.framerate]
         if self.has_times:
@@ -230,7 +230,7 @@ class PyavReader(FrameReader):
         return next(filter(None, (usable_rate(float(rate)) for rate in rates if rate)), None)
 
     def _measured_rate(self) -> Fraction:
-        """From the times of a file's first packets; the usual 25 when they have none."""
+        """The frame rate from the times of a file's first packets; 25 if they have none."""
         if self._is_pipe or not self.has_times:
             return USUAL_RATE
         with self._opened() as file:
@@ -239,7 +239,7 @@ class PyavReader(FrameReader):
         return rate_of(sorted(times))
 
     def _indexed(self) -> int | None:
-        """The frames in the index, edit lists applied; None where it has not all of them."""
+        """Number of frames in the index after edit lists; None without a complete index."""
         names = set(self._file.format.name.split(","))
         if self._is_pipe or not self._video.frames or not names & _INDEXED:
             return None
@@ -257,7 +257,7 @@ class PyavReader(FrameReader):
         return round(seconds * self.fps) or None
 
     def _describe(self) -> None:
-        """What the first frame says of all of them."""
+        """Set properties that the first frame defines: the aspect ratio and notes."""
         if self._frame is None:
             return
         matrix = display_matrix(self._frame)
@@ -268,13 +268,13 @@ class PyavReader(FrameReader):
     # --- decoding ---
 
     def _decoded(self) -> Generator[Any, None, None]:
-        """Frame after frame, deinterlaced; what can't be decoded is skipped and counted."""
+        """Yield deinterlaced frames; those that can't be decoded are skipped and counted."""
         given = 0
         try:
             for frame in deinterlaced(self._attempt(), self._video.time_base):
                 given += 1
                 yield frame
-            # Threads lose frames at a cut without a word.
+            # Decoding with threads silently loses frames before a truncated end.
             if self._is_pipe or not (self.missing() or self.damage()):
                 return
         except _UndecodableError:
@@ -292,7 +292,7 @@ class PyavReader(FrameReader):
         guessed = name in _NUMBERED
         for packet in self._demuxed():
             if name == "mxf" and packet is not None and packet.pts != packet.dts:
-                guessed = False  # the file has an index of the order
+                guessed = False  # the file has an index with the order
             if guessed and packet is not None and packet.pts is not None:
                 heapq.heappush(self._stamps, packet.pts)
             try:
@@ -312,7 +312,7 @@ class PyavReader(FrameReader):
                     self.broken.append(self._packets - 1)
 
     def _demuxed(self) -> Iterator[Any]:
-        """The packets of the stream, and None at the end; damage between them is skipped."""
+        """Yield the packets of the stream, then None; damage between packets is skipped."""
         failed = 0
         while failed < _DEMUX_ERRORS:
             try:
@@ -326,16 +326,16 @@ class PyavReader(FrameReader):
                         self._losses.note_packet(packet)
                         yield packet
                 break
-            except (self._av.FFmpegError, IndexError) as error:  # of a stream that is not listed
+            except (self._av.FFmpegError, IndexError) as error:  # IndexError: an unlisted stream
                 failed, self.was_cut = failed + 1, True
                 if self._is_live and not isinstance(error, self._av.InvalidDataError):
-                    break  # the connection; damage is skipped
+                    break  # the connection is lost; damage would be skipped
         yield None
 
-    # --- what a frame says ---
+    # --- timestamps ---
 
     def _time(self) -> float:
-        """Seconds since the first frame; a clock that starts again is carried on."""
+        """Seconds since the first frame; continuous when the clock restarts."""
         step = 1 / float(self.fps)
         if not self.has_times:
             return self.index * step

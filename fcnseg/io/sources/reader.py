@@ -1,4 +1,4 @@
-"""What every decoder of a video is, and what it has to be told of raw frames."""
+"""Base class of video decoders; description of raw video."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from fcnseg.io import has_pyav
 from fcnseg.io.content.profiles import HDR
 from fcnseg.io.sources.damage import PipedFraming
 
-_FASTEST = 480  # frames/s; what a file claims beyond that is a time base, not a rate
+_FASTEST = 480  # frames/s; a higher stated rate is a time base
 
 USUAL_RATE = Fraction(25)
 
 BROKEN_PACKETS = 300
-"""So many broken frames in a row are skipped; more are the end."""
+"""Maximum consecutive broken frames that are skipped before reading ends."""
 
 MISSING_FRACTION = 0.1
-"""A count that is only estimated may be wrong by this before frames count as missing."""
+"""Relative error of an estimated frame count up to which no frames count as missing."""
 
 _NUMBERS_NAMED = 5
 
 COVER = 0x400  # a stream's disposition, FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 
-_LATE = 0.2  # seconds without a frame at the start, which the order of frames does not explain
+_LATE = 0.2  # seconds without a frame at the start that frame reordering does not explain
 
 
 class FrameReader(ABC):
-    """The frames of a video, upright, in order, with their times: `with open_video(path) as it`.
+    """The frames of a video, upright, in order, with times: `with open_video(path) as reader`.
 
-    path: what messages call it.
-    fps: frames a second, as a fraction (30000/1001 for 29.97).
-    has_times: False for a raw stream (.h264, .hevc, .m2v, .mjpeg): its frames have none.
+    path: its name in messages.
+    fps: frame rate as a fraction (30000/1001 for 29.97).
+    has_times: whether frames have timestamps; False for raw streams (.h264, .hevc, .m2v, .mjpeg).
     states_rate: whether fps comes from the file.
-    count: how many frames the file says it has (an estimate), or None.
-    aspect: width of a pixel, seen upright, over its height.
-    read: how many have been decoded so far; index: the last one's number in the file, which
-        counts those that are broken.
-    broken: numbers of the frames that could not be decoded.
-    note: what the user should know of what is read: colors, streams; "" for nothing.
-    clock: the file's seconds where its frames' are 0, one for each stretch between two jumps of
-        its clock; it grows as frames are read.
+    count: number of frames stated by the file (an estimate), or None.
+    aspect: pixel aspect ratio, width over height, when upright.
+    read: number of frames decoded so far; index: the last one's number in the file, including
+        broken frames.
+    broken: numbers of frames that could not be decoded.
+    note: information for the user about colors and streams; "" for none.
+    clock: for each segment between two jumps of the file's clock, the timestamp in seconds that
+        corresponds to time 0; it grows as frames are read.
     has_sound: whether the file is known to have sound.
     """
 
@@ -78,7 +78,7 @@ class FrameReader(ABC):
         self.close()
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
-        """(uint8 (H, W, 3) RGB, seconds since the first frame)."""
+        """Yield (uint8 (H, W, 3) RGB, seconds since the first frame)."""
         while (time := self.grab()) is not None:
             image = self.retrieve()
             if image is not None:
@@ -86,26 +86,26 @@ class FrameReader(ABC):
 
     @abstractmethod
     def grab(self) -> float | None:
-        """Step to the next frame: its time in seconds; None at the end."""
+        """Advance to the next frame; return its time in seconds, or None at the end."""
 
     @abstractmethod
     def retrieve(self) -> NDArray[np.uint8] | None:
-        """The frame stepped to, uint8 (H, W, 3) RGB; None when it can't be decoded."""
+        """The current frame, uint8 (H, W, 3) RGB; None if it can't be decoded."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
     @abstractmethod
     def missing(self) -> int:
-        """After the last frame: how many the file promises that are not in it."""
+        """After the last frame: number of frames stated by the file that are missing."""
 
     def damage(self) -> str:
-        """After the last frame: where the file itself is cut or damaged; "" for nothing known."""
+        """After the last frame: where the file is truncated or damaged; "" if not known to be."""
         return ""
 
     def damage_found(self) -> str:
-        """After the last frame: what could not be decoded, with its numbers; "" for nothing."""
+        """After the last frame: a description of broken and missing frames; "" for none."""
         notes = []
         if self.broken:
             numbers = ", ".join(map(str, self.broken[:_NUMBERS_NAMED]))
@@ -121,10 +121,10 @@ class FrameReader(ABC):
 
 
 class Readable(Protocol):
-    """What PyAV reads from.
+    """A stream that PyAV can read.
 
-    total: how many bytes it has given so far; framing: what they say of their own length;
-    is_over: whether there are no more.
+    total: number of bytes read so far; framing: checks their structure; is_over: whether it has
+    ended.
     """
 
     total: int
@@ -136,18 +136,18 @@ class Readable(Protocol):
 
 
 _REORDERED = 4
-"""Frames at the end of a video, of which any may be the one that is coded last."""
+"""Number of frames at the end of a video among which the last coded one may be."""
 
 _TO_KEY = 4
-"""Packets from where a recording's count breaks to the key frame of the next one, joined to it."""
+"""Maximum packets from a break in the count to the key frame of an appended recording."""
 
 _ONE_FRAME_A_PACKET = {"hevc", "av1", "libdav1d"}
 
 
 class Losses:
-    """What FFmpeg says of parts that are missing, which it skips.
+    """Losses that FFmpeg flags and skips.
 
-    packet: the number of one before which others are missing; None for nothing known.
+    packet: number of a packet before which others are missing; None if not known to be.
     """
 
     def __init__(self) -> None:
@@ -156,7 +156,8 @@ class Losses:
         self._concealed = -2 * _REORDERED
 
     def note_packet(self, packet: Any) -> None:
-        """The next packet: it says whether some are missing, as where another recording begins."""
+        """Record a packet: flagged as corrupt if packets before it are missing, but also where
+        another recording was appended."""
         if packet.is_keyframe and self.packet is not None and self._packets - self.packet < _TO_KEY:
             self.packet = None
         elif packet.is_corrupt and self.packet is None:
@@ -164,20 +165,20 @@ class Losses:
         self._packets += 1
 
     def note_frame(self, frame: Any) -> None:
-        """The next frame, some of which may be made up."""
+        """Record a frame, which may contain concealed errors."""
         if frame.is_corrupt:
             self._concealed = self._frames
         self._frames += 1
 
     def is_torn(self, decoder: str) -> bool:
-        """After the last: whether its image was incomplete; decoder: of a raw stream."""
+        """After the last frame: whether it was incomplete; decoder: of a raw stream, else ""."""
         lost = decoder in _ONE_FRAME_A_PACKET and self._packets > self._frames
         return lost or self._concealed >= self._frames - _REORDERED
 
 
 def notes_on(file: Any, stream: Any, frame: Any, first: float | None) -> str:
-    """What the user should know of a file opened by PyAV: other video streams, a start that can't
-    be decoded, HDR; "" for nothing. frame: the first one decoded; first: the seconds it states.
+    """Information for the user about a file opened by PyAV: other video streams, a start that can't
+    be decoded, HDR; "" for none. frame: the first decoded one; first: its timestamp in seconds.
     """
     notes = []
     count = sum(not other.disposition & COVER for other in file.streams.video)
@@ -193,11 +194,11 @@ def notes_on(file: Any, stream: Any, frame: Any, first: float | None) -> str:
 
 
 class NoVideoError(MediaError):
-    """What was given is no video of a known kind."""
+    """The input is not a video of a known format."""
 
 
 def no_video(path: str | Path) -> NoVideoError:
-    """The error for what is not a video."""
+    """The error for an input that is not a video."""
     return NoVideoError(
         f"{path} is not a video that can be read.",
         hint="the file may be truncated, or of a kind FFmpeg does not know",
@@ -205,28 +206,28 @@ def no_video(path: str | Path) -> NoVideoError:
 
 
 def readable_name(address: str) -> AbstractContextManager[str]:
-    """What FFmpeg can open; an open file needs its name no more."""
+    """A name that FFmpeg can open; only needed until the file is open."""
     return nullcontext(address) if "://" in address else utf8_name(Path(address))
 
 
 def is_elementary(start: bytes) -> bool:
-    """Whether what begins so is a coded stream without a container, which has no times.
+    """Whether data with these first bytes is an elementary stream: no container, no timestamps.
 
-    MPEG-2, MPEG-4, H.264 and H.265 begin with a start code (a program stream, a container, with
-    that of a pack), MJPEG with an image, AV1 with a temporal delimiter.
+    MPEG-2, MPEG-4, H.264 and H.265 begin with a start code (that of a pack is a program stream, a
+    container), MJPEG with an image, AV1 with a temporal delimiter.
     """
     code = start.startswith((b"\0\0\1", b"\0\0\0\1")) and not start.startswith(b"\0\0\1\xba")
     return code or start.startswith((b"\xff\xd8\xff", b"\x12\0\x0a"))
 
 
 def rate_of(times: list[float]) -> Fraction:
-    """The mean rate of frames at these seconds; the usual 25 where they tell none."""
+    """The mean frame rate of these times in seconds; 25 if it can't be computed."""
     elapsed = times[-1] - times[0] if times else 0.0
     return usable_rate((len(times) - 1) / elapsed) or USUAL_RATE if elapsed > 0 else USUAL_RATE
 
 
 def usable_rate(fps: float) -> Fraction | None:
-    """A rate as a fraction with the denominators in use (1, 2, 1001 ...); None if it can't be."""
+    """A rate as a fraction with a denominator of at most 1001 if possible; None if invalid."""
     if not math.isfinite(fps) or not 0 < fps <= _FASTEST:
         return None
     rate = Fraction(fps).limit_denominator(1001)
@@ -235,14 +236,14 @@ def usable_rate(fps: float) -> Fraction | None:
 
 @dataclass(frozen=True)
 class RawVideo:
-    """What raw frames are: their size (width, height) and FFmpeg's name of their pixels' format."""
+    """Format of raw video: size (width, height) and FFmpeg's name of the pixel format."""
 
     size: tuple[int, int]
     pix_fmt: str
 
     @classmethod
     def of(cls, video_size: str | None, pix_fmt: str | None) -> RawVideo:
-        """As the options say; OptionError for what can't be."""
+        """From the options; OptionError for invalid ones."""
         if video_size is None or pix_fmt is None:
             raise OptionError(
                 "Raw video needs both its size and its pixel format.",
@@ -257,7 +258,7 @@ class RawVideo:
         return cls(size, _known_format(pix_fmt))
 
     def options(self) -> dict[str, str]:
-        """What FFmpeg's demuxer `rawvideo` takes."""
+        """Options of FFmpeg's demuxer `rawvideo`."""
         return {"video_size": "{}x{}".format(*self.size), "pixel_format": self.pix_fmt}
 
 

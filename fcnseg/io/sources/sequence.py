@@ -1,4 +1,4 @@
-"""Images that are more than a list: numbered ones (frame_%04d.png) as one video, remote folders."""
+"""Numbered images (frame_%04d.png) as a video, and remote folders of images."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _GAPS_NAMED = 8
 
 
 def files_of_sequence(pattern: Path) -> list[Path]:
-    """The files that a sequence's pattern stands for, in the order of their numbers."""
+    """The files that match a sequence's pattern, ordered by number."""
     return [path for _, path in _numbered(pattern)]
 
 
 def _numbered(pattern: Path) -> list[tuple[int, Path]]:
-    """The numbers and the files of a sequence, in order."""
+    """The numbers and files of a sequence, ordered by number."""
     found = SEQUENCE_NUMBER.search(pattern.name)
     if found is None or not pattern.parent.is_dir():
         return []
@@ -40,7 +40,7 @@ def _numbered(pattern: Path) -> list[tuple[int, Path]]:
 
 
 def _missing(numbers: list[int]) -> str:
-    """The numbers that are not there between the first and the last: "3, 7-9"; "" for none."""
+    """The missing numbers between the first and the last: "3, 7-9"; "" for none."""
     gaps = [(a + 1, b - 1) for a, b in itertools.pairwise(numbers) if b - a > 1]
     named = [f"{first}" if first == last else f"{first}-{last}" for first, last in gaps]
     more = [f"and {len(gaps) - _GAPS_NAMED} more gaps"] if len(gaps) > _GAPS_NAMED else []
@@ -50,7 +50,7 @@ def _missing(numbers: list[int]) -> str:
 def open_sequence(
     pattern: Path, fps: Fraction | None, selection: Selection, callback: Callback
 ) -> Source:
-    """Numbered images as one video."""
+    """Open numbered images as a video."""
     numbered = _numbered(pattern)
     files = [path for _, path in numbered]
     if not files:
@@ -82,9 +82,9 @@ def open_sequence(
 
 
 class StreamedFolder(ImageFiles):
-    """The images of a remote folder, listed while they are read: nobody knows how many.
+    """The images of a remote folder, listed while they are read; their count is unknown.
 
-    What `listing.in_folder` gives, by chunks: in each the order is natural, and names differ.
+    Files are listed in chunks; the order is natural and names are unique within each chunk.
     exclude: a folder to skip.
     """
 
@@ -104,7 +104,7 @@ class StreamedFolder(ImageFiles):
         self._skip = done
 
     def _choose(self) -> Iterator[tuple[int, str, Path]]:
-        """Those that this process takes, with their numbers."""
+        """Yield the images of this process's shard, with their indices."""
         rank, size, fresh = self._selection.rank, self._selection.size, 0
         wanted = itertools.islice(enumerate(self._named()), 0, None, self._selection.every)
         for at, (index, (name, path)) in enumerate(wanted):

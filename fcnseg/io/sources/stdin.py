@@ -1,4 +1,4 @@
-"""Images or a video piped into standard input (`-`), decoded as they come."""
+"""Images or a video piped into standard input (`-`), decoded as they arrive."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.reader import RawVideo, is_elementary
 
 _ALONE = 1.0
-"""Seconds after a first image in which the pipe of a single one is closed."""
+"""Seconds to wait after the first image to see whether the pipe has more."""
 
 
 def open_stdin() -> ByteStream:
-    """Standard input as bytes; OptionError when nothing is piped in."""
+    """Standard input as a ByteStream; OptionError if it is a terminal."""
     if sys.stdin is None or sys.stdin.isatty():
         raise OptionError(
             "The source is -, but nothing is piped in.", hint="cat a.jpg | fcnseg infer -"
         )
-    return _begun(sys.stdin.buffer, "-")
+    return _opened(sys.stdin.buffer, "-")
 
 
 def open_pipe(path: Path) -> ByteStream:
-    """A named pipe as bytes."""
+    """A named pipe as a ByteStream."""
     try:
         with path.open("rb") as file:
-            return _begun(file, path)
+            return _opened(file, path)
     except OSError as error:
         raise cannot_read(path, error) from None
 
 
-def _begun(file: Any, name: str | Path) -> ByteStream:
+def _opened(file: Any, name: str | Path) -> ByteStream:
     stream = ByteStream(_chunks(file))
     if not stream.peek(1):
         raise MediaError(f"The source is {name}, and what is piped in is empty.")
@@ -50,14 +50,14 @@ def _begun(file: Any, name: str | Path) -> ByteStream:
 
 
 def _chunks(file: Any) -> Iterator[bytes]:
-    """A file's bytes as soon as there are any.
+    """Yield a file's bytes as soon as they are available.
 
-    By its number: a thread that waits in Python's own reader would stand in the way at exit. By
-    a number of its own: the file's may stand for another file by the time the thread reads on.
+    Reads the file descriptor, as a thread that waits in Python's buffered reader blocks the exit;
+    and a duplicate of it, as the original may be closed and reused while the thread waits.
     """
     try:
         number = os.dup(file.fileno())
-    except (AttributeError, OSError):  # what stands in for a file
+    except (AttributeError, OSError):  # a file-like object
         yield from iter(lambda: bytes(file.read1(1 << 16)), b"")
         return
     try:
@@ -67,7 +67,7 @@ def _chunks(file: Any) -> Iterator[bytes]:
 
 
 class PipedImages(ImageSource):
-    """Images that follow one another in a stream, called stdin_000000 and so on."""
+    """Concatenated images in a stream, named stdin_000000 and so on."""
 
     kind: Kind = "folder"
 
@@ -92,24 +92,27 @@ class PipedImages(ImageSource):
                         raise
                     self.failures.append((name, error.message))
             if self._selection.is_full(self.taken):
-                return  # without waiting for one more
+                return  # without waiting for another image
             index, data = index + 1, next_image(self._stream)
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         super().close()
         self._stream.close()
 
 
 MOST_KEPT = 1 << 30
-"""Bytes of an MP4 file that are kept where its index comes after its frames."""
+"""Maximum bytes of an MP4 file that is buffered because its index comes after its frames."""
 
-_PATIENT = {"fpsprobesize": "0"}
-"""FFmpeg does not wait for twenty frames to guess a rate."""
+_NO_RATE_PROBE = {"fpsprobesize": "0"}
+"""Keeps FFmpeg from waiting for twenty frames to guess the rate."""
 
-_PROMPT = ({**_PATIENT, "probesize": "32"}, {**_PATIENT, "analyzeduration": "200000"})
-"""The first frame is given when it is there: one packet has to say what the stream is, or, where
-sound comes first, 0.2 seconds of it."""
+_PROMPT = (
+    {**_NO_RATE_PROBE, "probesize": "32"},
+    {**_NO_RATE_PROBE, "analyzeduration": "200000"},
+)
+"""Options that avoid delaying the first frame: the stream is identified by one packet or, if sound
+comes first, by 0.2 seconds."""
 
 _CONTAINERS = {
     b"YUV4MPEG2": "yuv4mpegpipe",
@@ -121,7 +124,7 @@ _CONTAINERS = {
     b"\0\0\0\1\x27": "h264",
     b"\0\0\0\1\x40\1": "hevc",
 }
-"""What begins so -> FFmpeg's name of it, said because it would wait for more than small frames."""
+"""First bytes -> FFmpeg's name of the format. Given explicitly, as probing waits for more data."""
 
 _TS_PACKET = 188
 
@@ -129,9 +132,9 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
 
 def read_streamed(stream: ByteStream, name: str) -> PyavReader:
-    """The frames of a video from a pipe, as they come; name: what messages call it.
+    """Read the frames of a video from a pipe as they arrive; name: for messages.
 
-    MissingExtra without PyAV; MediaError when it is no video.
+    MissingExtra without PyAV; MediaError if it is not a video.
     """
     if not has_pyav():
         raise MissingExtra("Decoding a video that is piped in", "video")
@@ -139,7 +142,7 @@ def read_streamed(stream: ByteStream, name: str) -> PyavReader:
     source = _readable(stream, name)
     container, has_times = _container(stream), not is_elementary(start)
     open_reader = functools.partial(PyavReader, source, name, has_times=has_times)
-    if isinstance(source, _Pieces):
+    if isinstance(source, _ReplayableStream):
         for options in _PROMPT:
             with suppress(MediaError):
                 reader = open_reader(options=options, container=container)
@@ -150,7 +153,7 @@ def read_streamed(stream: ByteStream, name: str) -> PyavReader:
             source.rewind()
         source.forget()
     try:
-        return open_reader(options=_PATIENT)
+        return open_reader(options=_NO_RATE_PROBE)
     except MediaError:
         raise MediaError(
             f"{name} is neither an image nor a video that can be decoded as it comes.",
@@ -159,15 +162,15 @@ def read_streamed(stream: ByteStream, name: str) -> PyavReader:
 
 
 def read_raw(stream: ByteStream, name: str, raw: RawVideo) -> PyavReader:
-    """The raw frames of a pipe, as they come."""
-    options = {**_PATIENT, **raw.options(), "probesize": "32"}
-    pieces = _Pieces(stream)
-    pieces.forget()
-    return PyavReader(pieces, name, has_times=False, options=options, container="rawvideo")
+    """Read raw frames from a pipe as they arrive."""
+    options = {**_NO_RATE_PROBE, **raw.options(), "probesize": "32"}
+    source = _ReplayableStream(stream)
+    source.forget()
+    return PyavReader(source, name, has_times=False, options=options, container="rawvideo")
 
 
 def _container(stream: ByteStream) -> str | None:
-    """FFmpeg's name of a stream's format; None where its first bytes do not tell."""
+    """FFmpeg's name of a stream's format, by its first bytes; None if unknown."""
     start = stream.peek(16)
     if start[4:8] == b"ftyp":
         return "mp4"
@@ -176,10 +179,10 @@ def _container(stream: ByteStream) -> str | None:
     return next((name for mark, name in _CONTAINERS.items() if start.startswith(mark)), None)
 
 
-def _readable(stream: ByteStream, name: str) -> _Pieces | io.BytesIO:
-    """The stream itself; in memory as a file where its index comes last."""
+def _readable(stream: ByteStream, name: str) -> _ReplayableStream | io.BytesIO:
+    """The stream; if its index comes last, a file in memory."""
     if not _has_its_index_last(stream):
-        return _Pieces(stream)
+        return _ReplayableStream(stream)
     data = stream.read(MOST_KEPT + 1)
     if len(data) > MOST_KEPT:
         raise MediaError(
@@ -191,7 +194,7 @@ def _readable(stream: ByteStream, name: str) -> _Pieces | io.BytesIO:
 
 
 def _has_its_index_last(stream: ByteStream) -> bool:
-    """Whether an MP4's boxes have the frames (mdat) before the index (moov)."""
+    """Whether an MP4's frames (mdat) precede its index (moov)."""
     position = 0
     while (head := stream.peek(position + 16)[position:]) and head[4:8] in _BOXES:
         if head[4:8] in (b"moov", b"mdat"):
@@ -203,11 +206,10 @@ def _has_its_index_last(stream: ByteStream) -> bool:
     return False
 
 
-class _Pieces:
-    """A stream's bytes as they come, without waiting for more than there is.
+class _ReplayableStream:
+    """A non-blocking view of a stream, which can be rewound until `forget` is called.
 
-    What was read is kept until `forget`, so that `rewind` can give it once more. total: how many
-    bytes have come; framing: what they say of their own length; is_over: whether it has ended.
+    total: number of bytes read; framing: checks their structure; is_over: whether it has ended.
     """
 
     def __init__(self, stream: ByteStream) -> None:
@@ -218,7 +220,7 @@ class _Pieces:
         self._again = io.BytesIO()
 
     def read(self, count: int) -> bytes:
-        """What is there, at most `count` bytes; b"" at the end."""
+        """Available bytes, at most `count`; b"" at the end."""
         data = self._again.read(count)
         if not data:
             data = self._stream.read_some(count)
@@ -229,9 +231,9 @@ class _Pieces:
         return data
 
     def rewind(self) -> None:
-        """Begin again."""
+        """Start again from the first byte."""
         self._again = io.BytesIO(bytes(self._kept))
 
     def forget(self) -> None:
-        """Keep nothing more."""
+        """Stop buffering; no more rewinding."""
         self._keeps = False

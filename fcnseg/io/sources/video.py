@@ -1,4 +1,4 @@
-"""Video files: every frame in order, at its time, none left out."""
+"""Video files: all frames in order, with their times."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from fcnseg.remote import RemotePath
 
 
 class OpencvReader(FrameReader):
-    """The frames of a video file or an address, by OpenCV.
+    """The frames of a video file or URL, by OpenCV.
 
-    address: an absolute path, because FFmpeg takes "a:b.mp4" for a protocol. MediaError when it
+    address: an absolute path or a URL: FFmpeg takes "a:b.mp4" for a protocol. MediaError when it
     can't be opened.
     """
 
@@ -47,13 +47,13 @@ class OpencvReader(FrameReader):
         self.fps = usable_rate(self._capture.get(cv2.CAP_PROP_FPS)) or self._measure_fps()
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.count = round(count) if 0 < count < 2**40 else None
-        # Asking on past the end of a file costs nothing; a dead server makes each try wait.
+        # Retries at the end of a file are cheap; with a dead server each one waits for a timeout.
         self._tries = 0 if "://" in address else BROKEN_PACKETS
 
     def grab(self) -> float | None:
-        """Step to the next frame: its time in seconds; None at the end."""
+        """Advance to the next frame; return its time in seconds, or None at the end."""
         failed = 0
-        while not self._capture.grab():  # at the end, or at a packet that is broken
+        while not self._capture.grab():  # at the end, or at a broken packet
             failed += 1
             if failed > self._tries:
                 return None
@@ -66,16 +66,16 @@ class OpencvReader(FrameReader):
         return time if time > 0 or self.index == 0 else float(self.index / self.fps)
 
     def retrieve(self) -> NDArray[np.uint8] | None:
-        """The frame stepped to, uint8 (H, W, 3) RGB; None when it can't be decoded."""
+        """The current frame, uint8 (H, W, 3) RGB; None if it can't be decoded."""
         done, pixels = self._capture.retrieve()
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8) if done else None
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._capture.release()
 
     def missing(self) -> int:
-        """Frames that are not there, where that is more than an estimate may be wrong by."""
+        """Number of missing frames; 0 if within the error of an estimated count."""
         count = self.count or 0
         gone = count - self.index - 1
         return gone if gone > max(1, MISSING_FRACTION * count) else 0
@@ -88,7 +88,7 @@ class OpencvReader(FrameReader):
         return capture
 
     def _measure_fps(self) -> Fraction:
-        """From the times of the first frames; the usual 25 when they have none."""
+        """The frame rate from the times of the first frames; 25 if they have none."""
         times: list[float] = []
         while len(times) < 25 and self._capture.grab():
             times.append(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
@@ -98,11 +98,11 @@ class OpencvReader(FrameReader):
 
 
 def open_video(path: str | Path) -> FrameReader:
-    """A reader of a video file or of one at an address: by PyAV, where it is there, else by OpenCV.
+    """Open a video file or URL with PyAV if installed, else with OpenCV.
 
-    MediaError when there is no such file or it is no video.
+    MediaError if the file is missing or not a video.
     """
-    # The absolute path: FFmpeg takes "a:b.mp4" for a protocol. An address stays as it is.
+    # An absolute path, as FFmpeg takes "a:b.mp4" for a protocol.
     is_address = "://" in str(path)
     if not is_address and not Path(path).is_file():
         raise MediaError(f"There is no file {path}.", hint="check the path")
@@ -113,7 +113,7 @@ def open_video(path: str | Path) -> FrameReader:
 
 
 def count_packets(path: Path) -> int:
-    """How many frames a video holds, counted in its container; needs PyAV."""
+    """Number of frames in a video's container; needs PyAV."""
     import av
 
     with utf8_name(path) as name, av.open(name) as file:
@@ -121,7 +121,7 @@ def count_packets(path: Path) -> int:
 
 
 def count_by_decoding(path: Path) -> int:
-    """How many frames of a video can be decoded."""
+    """Number of frames of a video that can be decoded."""
     with open_video(path) as reader:
         while reader.grab() is not None:
             pass
@@ -129,12 +129,12 @@ def count_by_decoding(path: Path) -> int:
 
 
 class VideoFile(Source):
-    """The frames of a video file, in order, none left out.
+    """The frames of a video file, in order.
 
-    Of several processes each reads from the start, so that frame k is the same for all of them
-    whatever the file says of its times: it decodes what is before its piece without a look.
-    name: what outputs are called, "/" between folders. several: one of several videos, which
-    is noted in `failures` when it can't be read.
+    Each of several processes reads from the start, so that frame numbers agree whatever the file's
+    timestamps are; frames before its shard are skipped without conversion to RGB.
+    name: name of the outputs, "/" between folders. several: whether it is one of several videos; if
+    it can't be read, it is added to `failures`.
     """
 
     kind: Kind = "video"
@@ -163,7 +163,7 @@ class VideoFile(Source):
         self.count = None if self._whole is None else selection.count_here(self._whole)
 
     def assume_rate(self, fps: Fraction) -> None:
-        """Count the time by `fps`; OptionError for a file that has times."""
+        """Set the frame rate; OptionError for a file with timestamps."""
         if self._reader.has_times:
             raise OptionError(
                 f"--fps is for what states no rate; {self.path} has its own, "
@@ -174,7 +174,7 @@ class VideoFile(Source):
         self.fps = fps / self._selection.every
 
     def close(self) -> None:
-        """Let go of the file; an iteration under way, which ends, does that itself."""
+        """Close the file, or end the iteration, which then closes it."""
         super().close()
         if not self._has_begun:
             self._reader.close()
@@ -199,7 +199,7 @@ class VideoFile(Source):
             for position, time in enumerate(self._wanted()):
                 owner = selection.owner(position, self._whole)
                 if owner > selection.rank and self._whole is not None:
-                    return  # the pieces after this one are others'
+                    return  # the following shards belong to other processes
                 if owner != selection.rank:
                     continue
                 name = f"{safe_path(self.name)}_{reader.index:06d}"
@@ -212,7 +212,7 @@ class VideoFile(Source):
                     yield Frame(image, reader.index, time, name)
 
     def _wanted(self) -> Iterator[float]:
-        """Step to each frame that is wanted, whoever takes it: its time in seconds."""
+        """Advance to each selected frame of any process; yield its time in seconds."""
         selection, reached = self._selection, 0
         while not self._over and not selection.is_full(selection.of(reached)):
             time = self._reader.grab()
@@ -236,9 +236,9 @@ class VideoFile(Source):
         return self._selection.of(max(0, min(count, last) - first))
 
     def _account(self, reached: int) -> None:
-        """At the end of the file: was all there that it promised?
+        """At the end of the file, record missing and broken frames.
 
-        reached: frames from the start that was asked for on.
+        reached: number of frames from the requested start on.
         """
         reader = self._reader
         if not reader.read:
@@ -254,7 +254,7 @@ class VideoFile(Source):
 
 
 class RemoteVideo(VideoFile):
-    """A video in remote storage, copied to this machine for as long as it is read."""
+    """A video in remote storage, downloaded to a temporary file."""
 
     def __init__(self, path: Path, *given: Any, **options: Any) -> None:
         self._copied = ExitStack()
@@ -266,11 +266,11 @@ class RemoteVideo(VideoFile):
             raise MediaError(
                 error.message.replace(str(local), str(path)), hint=error.hint
             ) from None
-        self.path = self.file = path  # outputs are recorded when the copy may be gone
+        self.path = self.file = path  # the manifest names the remote file
         self.name = path.stem if self.name == local.stem else self.name
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading and delete the copy."""
         super().close()
         self._copied.close()
 
@@ -283,6 +283,6 @@ def video_file(
     *,
     several: bool = False,
 ) -> VideoFile:
-    """The frames of a video file, on this machine or in remote storage."""
+    """Open a video file, local or in remote storage."""
     made = RemoteVideo if isinstance(path, RemotePath) else VideoFile
     return made(path, selection, callback, name, several=several)

@@ -1,6 +1,6 @@
-"""Addresses: what may be shown of them, how they are requested, what a playlist there says.
+"""URLs: requests, passwords, and HLS playlists.
 
-Link-local ones, where clouds give out a machine's secrets, are never requested.
+Link-local addresses, where clouds serve a machine's credentials, are never requested.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fcnseg.errors import MediaError
 _METADATA = frozenset(map(ipaddress.ip_address, (
     "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192", "168.63.129.16",
 )))  # fmt: skip
-"""Where clouds do the same outside 169.254.0.0/16 and fe80::/10."""
+"""Metadata services of clouds outside 169.254.0.0/16 and fe80::/10."""
 
 
 def is_refused(host: str) -> bool:
@@ -36,21 +36,21 @@ def is_refused(host: str) -> bool:
 
 
 def refuse_link_local(address: str) -> None:
-    """MediaError where an address, or one that its host's name stands for, is refused."""
+    """MediaError if a URL's host is, or resolves to, a refused IP address."""
     try:
         host = urlsplit(address).hostname or ""
     except ValueError as error:
         raise MediaError(f"The address is malformed: {error}.", hint="check it") from None
     hosts = [host]
-    with suppress(OSError, ValueError):  # whoever opens it says what is wrong with it
+    with suppress(OSError, ValueError):  # reported when it is opened
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM) if host else []
         hosts += [str(entry[4][0]) for entry in found]
     _refuse(hosts)
 
 
 def open_address(request: Request, timeout: float) -> Any:
-    """What `urlopen` gives; MediaError where it leads to a refused address, by a redirect too."""
-    refuse_link_local(request.full_url)  # a proxy would be asked, not the address itself
+    """`urlopen` with MediaError for refused addresses, also after redirects."""
+    refuse_link_local(request.full_url)  # a proxy would hide the address
     return build_opener(_Http, _Https).open(request, timeout=timeout)
 
 
@@ -64,7 +64,7 @@ def _refuse(hosts: list[str]) -> None:
 
 
 class _Checked(http.client.HTTPConnection):
-    """A connection that sends nothing to a refused address, whatever name led there."""
+    """A connection that refuses by the peer's IP address before sending a request."""
 
     def connect(self) -> None:
         super().connect()
@@ -90,7 +90,7 @@ class _Https(HTTPSHandler):
 
 
 def _with_reason(open_it: Any, kind: type, request: Request, more: Mapping[str, Any]) -> Any:
-    """What `do_open` gives; a refusal, which it takes for a failing network, is told as it is."""
+    """Call `do_open`; a refusal, which it wraps in URLError, is raised as the MediaError."""
     try:
         return open_it(kind, request, **more)
     except OSError as error:
@@ -101,20 +101,20 @@ def _with_reason(open_it: Any, kind: type, request: Request, more: Mapping[str, 
 
 
 SECONDS = 10.0
-"""How long a server may be silent."""
+"""Timeout for servers."""
 
 _MOST_TEXT = 4 << 20
-_VARIANTS = 8  # playlists of a list of playlists that are looked at
+_VARIANTS = 8  # variants of a master playlist that are checked
 
 
 def without_password(address: str) -> str:
-    """A stream's address without the user name and password in it."""
+    """A URL without its user name and password."""
     parts = urlsplit(address)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def unreachable(address: str) -> MediaError:
-    """The MediaError for an address from which nothing comes."""
+    """The MediaError for a URL that can't be opened."""
     return MediaError(
         f"Nothing comes from {without_password(address)}.",
         hint="check the address, user name and password, and that the network lets it through",
@@ -122,7 +122,7 @@ def unreachable(address: str) -> MediaError:
 
 
 def playlist_ends(address: str) -> bool:
-    """Whether an HLS playlist, or one of those that it lists, says that nothing follows."""
+    """Whether an HLS playlist, or one of its variants, has an end marker."""
     lines = _text_at(address).splitlines()
     if any(line.startswith("#EXT-X-ENDLIST") for line in lines):
         return True
@@ -133,7 +133,7 @@ def playlist_ends(address: str) -> bool:
 
 
 def _text_at(address: str) -> str:
-    """A text of a server; "" where it can't be had."""
+    """A text file from a server; "" on errors."""
     try:
         with open_address(request_of(address), SECONDS) as response:
             return str(response.read(_MOST_TEXT).decode("utf-8", "replace"))
@@ -141,11 +141,11 @@ def _text_at(address: str) -> str:
         return ""
 
 
-_PLAIN = "!$%&'()*+,/:;=?@[]~"  # stands in addresses as it is
+_PLAIN = "!$%&'()*+,/:;=?@[]~"  # characters that are not quoted in URLs
 
 
 def request_of(address: str) -> Request:
-    """A request; a user name and password in the address are sent as they are meant."""
+    """A request for a URL; a user name and password in it are sent by basic authentication."""
     parts = urlsplit(address)
     user, _, host = parts.netloc.rpartition("@")
     path, query = quote(parts.path, _PLAIN), quote(parts.query, _PLAIN)

@@ -1,4 +1,4 @@
-"""What a server gives: an image, a file, a playlist, or a stream as frames and how it ended."""
+"""Images, files and live streams on servers."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from fcnseg.io.sources.network import (
 from fcnseg.io.sources.pyav import PyavReader
 
 MOST_BYTES = 512 << 20
-"""An image is smaller; what is longer than that is a stream that calls itself one."""
+"""Maximum size of an image; a longer response is a stream labeled as an image."""
 
 _MIXED = "multipart/x-mixed-replace"
 
 
 @dataclass(frozen=True)
 class Served:
-    """What is at an address.
+    """A server's response.
 
-    kind: what the server calls it ("image/png"; "" when it does not say). image: its bytes, where
-    it is one. ends: whether the server says how long it is.
+    kind: content type ("image/png"; "" if not stated). image: the bytes of an image, else None.
+    ends: whether the content length is stated.
     """
 
     kind: str
@@ -52,19 +52,19 @@ class Served:
 
     @property
     def is_text(self) -> bool:
-        """A page for people, an error in JSON: nothing that could be decoded."""
+        """Whether it is HTML or JSON, which can't be decoded."""
         return self.kind in ("text/html", "application/json", "application/xhtml+xml")
 
     @property
     def is_file(self) -> bool:
-        """A file, and no playlist of a stream."""
+        """Whether it is a file and not a playlist."""
         return self.ends and not (self.kind.endswith("mpegurl") or self.kind.startswith("text/"))
 
 
-def look_at(address: str) -> Served | None:
-    """What an http(s) address gives; None where only a player can ask (a password of another sort).
+def probe(address: str) -> Served | None:
+    """Request an http(s) URL; None if only FFmpeg can (another authentication method).
 
-    An image is read to its end; of anything else only the start. MediaError when there is none.
+    An image is read completely, other content only at the start. MediaError on failure.
     """
     shown = without_password(address)
     try:
@@ -86,14 +86,14 @@ def look_at(address: str) -> Served | None:
         if isinstance(error.reason, socket.timeout):
             raise _silent(shown) from None
         raise unreachable(address) from None
-    except (http.client.HTTPException, ValueError):  # no server of this kind: a camera's own ways
+    except (http.client.HTTPException, ValueError):  # not an HTTP server, as some cameras
         return None
     except (OSError, EOFError, zlib.error):
         raise MediaError(f"The connection broke off while {shown} was read.") from None
 
 
 class ServedImage(Source):
-    """One image from a server, already here."""
+    """An image that was downloaded from a server."""
 
     kind: Kind = "image"
     count = 1
@@ -114,7 +114,7 @@ def _response_of(response: Any, shown: str) -> Served:
     if kind == _MIXED:
         return Served(kind, None, ends=False)
     ends = bool(length and length.isdecimal())
-    if "gzip" in response.headers.get("content-encoding", "").lower():  # which nobody asked for
+    if "gzip" in response.headers.get("content-encoding", "").lower():  # without a request for it
         response, length = gzip.GzipFile(fileobj=response), None
     start = response.read(64)
     if not (is_image(start) and (ends or kind.startswith("image/"))):
@@ -134,18 +134,18 @@ def _silent(shown: str) -> MediaError:
 
 
 End = Literal["lost", "over", "unclear"]
-"""How a stream stopped: the connection broke; it said that nothing follows; a server closed the
-connection as at the end of a file whose length it did not tell."""
+"""How a stream ended: connection lost; end marker received; connection closed by the server, which
+may be the end of a file of unknown length."""
 
-_REMEMBERED = 20_000  # frames; a playlist that repeats more at a new connection is not known
-_LONGEST_PAUSE = 10.0  # seconds between two frames; more is a clock that was set
+_REMEMBERED = 20_000  # frames that are recognized when a new connection repeats them
+_LONGEST_PAUSE = 10.0  # seconds between two frames; a longer one means the clock was reset
 
 
 class StreamCapture:
-    """The part of cv2.VideoCapture that a live source uses, for an address.
+    """A stream by PyAV, with the part of cv2.VideoCapture's interface that LiveSource uses.
 
-    comes_in_pieces: whether many frames come at once (HLS), to be given at their own pace.
-    may_repeat: whether a new connection begins with what was given before.
+    comes_in_pieces: whether frames arrive in segments (HLS), to be returned at the frame rate.
+    may_repeat: whether a new connection may repeat earlier frames.
     """
 
     def __init__(self, address: str) -> None:
@@ -164,11 +164,11 @@ class StreamCapture:
         self.may_repeat = scheme in ("http", "https") and container != "mpjpeg"
 
     def isOpened(self) -> bool:  # noqa: N802
-        """Whether frames can be expected."""
+        """Whether the stream is open."""
         return self._reader is not None
 
     def read(self) -> tuple[bool, NDArray[np.generic] | None]:
-        """Whether there is a frame, and it: uint8 (H, W, 3) BGR."""
+        """Whether there is a frame, and the frame: uint8 (H, W, 3) BGR."""
         while self._reader is not None and self._reader.grab() is not None:
             image = self._reader.retrieve()
             if image is not None:
@@ -176,7 +176,7 @@ class StreamCapture:
         return False, None
 
     def get(self, propId: int, /) -> float:  # noqa: N803
-        """The rate and the number of frames by OpenCV's numbers; 0 where they are not stated."""
+        """The frame rate or count, by OpenCV's property numbers; 0 if not stated."""
         reader = self._reader
         if reader is None:
             return 0.0
@@ -185,33 +185,33 @@ class StreamCapture:
         return float(reader.fps) if propId == cv2.CAP_PROP_FPS and reader.states_rate else 0.0
 
     def release(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._reader is not None:
             self._reader.close()
 
     @property
     def stamp(self) -> float | None:
-        """Seconds on the stream's own clock at the frame that was read last."""
+        """The timestamp in seconds of the last frame."""
         return None if self._reader is None else self._reader.stamp
 
     def end(self) -> End:
-        """After the last frame: how it ended."""
+        """How the stream ended, after the last frame."""
         if self._reader is None or self._reader.was_cut or not self.may_repeat:
             return "lost"
-        if self.comes_in_pieces:  # FFmpeg calls a playlist that has gone the end, too
+        if self.comes_in_pieces:  # FFmpeg also reports the end for a playlist that has disappeared
             return "over" if playlist_ends(self._address) else "lost"
         return "unclear"
 
 
-class Given:
-    """Which frames a stream gave, so that a new connection does not give them again."""
+class SeenFrames:
+    """Remembers a stream's frames, to recognize those that a new connection repeats."""
 
     def __init__(self) -> None:
         self._order: deque[tuple[float | None, int]] = deque()
         self._known: set[tuple[float | None, int]] = set()
 
     def has(self, stamp: float | None, pixels: NDArray[np.generic]) -> bool:
-        """Whether this frame was given before; it is remembered."""
+        """Whether this frame was seen before; remembers it."""
         key = stamp, zlib.crc32(pixels[::8, ::8].tobytes())
         if key in self._known:
             return True
@@ -223,13 +223,13 @@ class Given:
 
 
 class Pace:
-    """When frames that came together are to be given: as far apart as their stamps are."""
+    """Paces frames that arrive together by their timestamps."""
 
     def __init__(self) -> None:
         self._offset: float | None = None
 
     def wait(self, stamp: float | None, now: float) -> float:
-        """Seconds from `now` until the frame with this stamp; 0 for one that is late."""
+        """Seconds from `now` until the frame with this timestamp is due; 0 if it is late."""
         if stamp is None:
             return 0.0
         ahead = 0.0 if self._offset is None else stamp + self._offset - now

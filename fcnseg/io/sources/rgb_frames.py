@@ -1,4 +1,4 @@
-"""A decoded frame of FFmpeg as it is meant to be seen: opacity, HDR, the display matrix, fields."""
+"""Convert FFmpeg's frames to RGB: opacity, HDR, display matrix; deinterlacing."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from fcnseg.io.content.profiles import HDR, tone_mapped
 
 _UPRIGHT = (1, 0, 0, 1)
 
-_UNSPECIFIED, _YCGCO = 2, 8  # matrices, as FFmpeg numbers them
-_FULL = 2  # a range of values
+_UNSPECIFIED, _YCGCO = 2, 8  # FFmpeg's numbers of color matrices
+_FULL = 2  # full color range
 
 
-class Viewer:
-    """Frames as uint8 (H, W, 3) RGB, upright."""
+class RgbConverter:
+    """Converts frames to uint8 (H, W, 3) RGB, upright."""
 
     def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter
 
         self._reformatter: Any = VideoReformatter()
 
-    def see(self, frame: Any) -> NDArray[np.uint8]:
-        """Opacity is laid over white, HDR tone-mapped."""
-        return _turned(self._pixels(frame), display_matrix(frame))
+    def to_rgb(self, frame: Any) -> NDArray[np.uint8]:
+        """Convert a frame; transparency is composited over white, HDR is tone-mapped."""
+        return _oriented(self._pixels(frame), display_matrix(frame))
 
     def _pixels(self, frame: Any) -> NDArray[np.uint8]:
-        """A frame as uint8 (H, W, 3) RGB, not turned."""
+        """A frame as uint8 (H, W, 3) RGB, not rotated."""
         if int(frame.colorspace) == _YCGCO:
             return self._from_ycgco(frame)
         if (transfer := int(frame.color_trc)) in HDR:
@@ -44,7 +44,7 @@ class Viewer:
         return np.asarray(self._converted(frame, "rgb24"), np.uint8)
 
     def _from_ycgco(self, frame: Any) -> NDArray[np.uint8]:
-        """Of the matrix YCgCo, which FFmpeg does not convert: its planes are only made full."""
+        """Convert the matrix YCgCo, which FFmpeg does not support; it only upsamples the planes."""
         frame.colorspace, is_full = _UNSPECIFIED, int(frame.color_range) == _FULL
         planes = np.moveaxis(self._converted(frame, "yuv444p"), 0, -1).astype(np.float32)
         frame.colorspace = _YCGCO
@@ -68,7 +68,7 @@ def _has_alpha(layout: str) -> bool:
 
 
 def display_matrix(frame: Any) -> tuple[int, ...]:
-    """The upper left 2 x 2 of the display matrix, each -1, 0 or 1; upright where it has none."""
+    """The upper left 2 x 2 of the display matrix, each -1, 0 or 1; identity if it has none."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return _UPRIGHT
@@ -77,8 +77,8 @@ def display_matrix(frame: Any) -> tuple[int, ...]:
     return tuple(round(value / size) for value in (a, b, c, d))
 
 
-def _turned(image: NDArray[np.uint8], matrix: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An image turned and mirrored as its display matrix says: x' = a x + c y, y' = b x + d y."""
+def _oriented(image: NDArray[np.uint8], matrix: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Rotate and mirror an image by its display matrix: x' = a x + c y, y' = b x + d y."""
     if matrix == _UPRIGHT:
         return image
     a, b, c, d = matrix
@@ -89,9 +89,9 @@ def _turned(image: NDArray[np.uint8], matrix: tuple[int, ...]) -> NDArray[np.uin
 
 
 def deinterlaced(frames: Iterator[Any], time_base: Any) -> Iterator[Any]:
-    """The frames as they come; from the first interlaced one on through bwdif.
+    """Yield the frames; from the first interlaced one on, filter them with bwdif.
 
-    It gives as many as it takes, and those that are not interlaced as they are.
+    The filter returns one frame per input, and progressive ones unchanged.
     """
     graph, shape = None, None
     for frame in frames:
@@ -126,7 +126,7 @@ def _bwdif(frame: Any, time_base: Any) -> Any:
 
 
 def _pulled(graph: Any, frame: Any) -> Iterator[Any]:
-    """What a filter graph gives after a frame, or at the end (None)."""
+    """Push a frame, or None at the end, into a filter graph and yield its output."""
     import av
 
     graph.push(frame)
