@@ -125,7 +125,7 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
         return None, None  # 10 or 12 bits; OpenCV does not say which
     is_palette = data[4:8] == b"jP  " and b"pclr" in data[:SEARCHED]
     if pixels.ndim == 2 and (is_palette or data[4:8] == b"ftyp"):
-        return None, None  # OpenCV converts palettes to gray, and takes an AVIF's 16..235 for 0..255
+        return None, None  # OpenCV grays palettes, and takes an AVIF's 16..235 for 0..255
     return add_png_transparency(data, pixels), jpeg_2000_maximum(data)
 
 
