@@ -62,7 +62,7 @@ def read_raw_labels(path: str | Path) -> RawLabels:
     if values is None:
         raise MediaError(
             f"{path} holds numbers that are not integers; labels are class indices.",
-            hint="save the labels as a PNG of integers numbers",
+            hint="save the labels as a PNG of whole numbers",
         )
     return RawLabels(values, palette, mode, pages)
 
@@ -224,7 +224,7 @@ def read_array(path: Path) -> RawLabels:
     except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise MediaError(
             f"{path} holds no array of labels: {reason(error)}.",
-            hint="save the labels as a PNG, or as a .npy file of integers numbers (height, width)",
+            hint="save the labels as a PNG, or as a .npy file of whole numbers (height, width)",
         ) from None
     return as_labels(path, array)
 
@@ -282,7 +282,7 @@ def as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
     integers = _integers(array) if plain else None
     if integers is None:
         raise MediaError(
-            f"{path} holds {array.dtype} {array.shape}; labels are integers numbers (height, width)."
+            f"{path} holds {array.dtype} {array.shape}; labels are whole numbers (height, width)."
         )
     return RawLabels(integers, None, "I")
 
