@@ -1,6 +1,6 @@
-"""Engines: arrays in, logits or labels out. The table of those that run exported files.
+"""Engines run networks: image arrays in, logits or labels out. The table for exported files.
 
-A new engine is one file with a subclass of ExportedEngine, and one line in ENGINES.
+To add an engine, write a subclass of ExportedEngine and add a line to ENGINES.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ RUNNABLE = tuple(dict.fromkeys(suffix for kind in ENGINES.values() for suffix in
 """Suffixes of exported files that an engine runs."""
 
 STORED = ("int8", "f16")
-"""Precisions that are a file's own, whatever runs it."""
+"""Precisions that are fixed when a file is exported, whatever engine runs it."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What the user asked for.
+    """The requested engine.
 
-    engine, device, precision: as in the options, "auto" where nothing was.
-    frames: how many frames will come, 0 when few or unknown.
-    parallel: whether several threads may call the engine at the same time, where that is faster.
+    engine, device, precision: as in the command's options; "auto" unless given.
+    frames: expected number of frames, 0 when few or unknown.
+    parallel: allow several threads to call the engine at the same time, where that is faster.
     """
 
     engine: EngineName = "auto"
@@ -56,10 +56,10 @@ class EngineOptions:
 def open_exported(
     path: Path, name: str, *, device: str = "auto", precision: str = "auto", parallel: bool = False
 ) -> tuple[ExportedEngine, Checkpoint]:
-    """An engine of the table for an exported file, and the file's header (no weights).
+    """Open an exported file in the named engine; return it and the file's header (no weights).
 
-    OptionError where the engine does not run such a file, or not on that device or in that
-    precision; CheckpointError for a file that `fcnseg export` did not write; MissingExtra.
+    OptionError when the engine does not support the file's format, the device or the precision;
+    CheckpointError for a file that `fcnseg export` did not write; MissingExtra.
     """
     kind = ENGINES.get(name)
     if kind is None or path.suffix.lower() not in kind.suffixes:
@@ -94,7 +94,7 @@ def open_exported(
 
 
 def _grid(stored: Any, header: Checkpoint) -> ScoreGrid | None:
-    """Where a file's scores lie; None where that is not known: labels are those of its logits."""
+    """The grid of a file's scores; None if unknown: labels are then computed from logits."""
     if (grid := ScoreGrid.from_dict(stored)) is not None or find_spec("torch") is None:
         return grid
     from fcnseg.engines.pytorch import score_grid_of  # a file of an earlier version

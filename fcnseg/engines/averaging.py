@@ -1,4 +1,4 @@
-"""Engines that average what others give: networks, views of an image, the frames of a video."""
+"""Engines that average over networks, over views of an image, or over the frames of a video."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCALES = (0.75, 1.0, 1.25, 1.5)
-"""The sizes of test-time augmentation, of what the network sees otherwise."""
+"""Scales of test-time augmentation, relative to the network's usual input size."""
 
 _SMALLEST = 1e-30
-"""Probabilities are at least this, so that they have a logarithm."""
+"""Probabilities are clamped to this before the logarithm."""
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A network among those that are averaged.
+    """One of the averaged networks.
 
-    preprocess: at which size it sees images. order: where each class of the average lies among
-    its own; None: in the same place.
+    preprocess: its input size. order: for each class of the average, the index of the class in this
+    network; None: the same order.
     """
 
     engine: Engine
@@ -40,12 +40,12 @@ class Member:
 
 
 class AveragingEngine(Engine):
-    """Members' probabilities, averaged; its logits are the logarithms, of which softmax gives them.
+    """Averages the members' probabilities; its logits are their logarithms (softmax inverts it).
 
-    It takes images at their own size: each member resizes them as its own network wants them, and
-    its logits are resized back before the softmax.
+    It takes images at their own size: they are resized for each member, and the member's logits
+    are resized back before the softmax.
 
-    scales, mirrored: the views of an image, all of which every member sees.
+    scales, mirrored: the views of an image that every member is run on.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class AveragingEngine(Engine):
         import torch
 
         with torch.inference_mode():
-            found = [self._of_one(image[None]) for image in images]
+            found = [self._average(image[None]) for image in images]
             return torch.cat(found) if len(found) > 1 else found[0]
 
     def synchronize(self) -> None:
@@ -71,8 +71,8 @@ class AveragingEngine(Engine):
         for member in self.members:
             member.engine.synchronize()
 
-    def _of_one(self, image: Images) -> Tensor:
-        """The same of one image (1, H, W, C): memory holds one view's logits at a time."""
+    def _average(self, image: Images) -> Tensor:
+        """As forward, of one image (1, H, W, C): only one view's logits are in memory at a time."""
         total: Tensor | None = None
         for probabilities in self._views(image):
             total = probabilities if total is None else total.add_(probabilities.to(total.device))
@@ -81,7 +81,10 @@ class AveragingEngine(Engine):
         return total.div_(count).clamp_(min=_SMALLEST).log_()
 
     def _views(self, image: Images) -> Iterator[Tensor]:
-        """What each member makes of each view: float32 (1, K, H, W), a tensor of its own."""
+        """Yield each member's probabilities of each view, a new tensor float32 (1, K, H, W).
+
+        Those of an image and its mirror image are added up.
+        """
         size = (image.shape[1], image.shape[2])
         for member in self.members:
             height, width = member.preprocess.network_size(size)
@@ -98,10 +101,10 @@ class AveragingEngine(Engine):
 
 @dataclass(frozen=True)
 class Flicker:
-    """Proportions of pixels (0 to 1) whose label is not the one that the same thing had a frame
-    before: of the network's own labels (`raw`), and of the averaged (`smoothed`).
+    """Proportions of pixels (0 to 1) whose label differs from the previous frame's, along the
+    motion: of the network's own labels (`raw`), and of the averaged ones (`smoothed`).
 
-    Only pixels count whose past was found.
+    Only pixels that could be tracked are counted.
     """
 
     raw: float
@@ -109,23 +112,21 @@ class Flicker:
 
 
 class SmoothedEngine(Engine):
-    """An engine for the frames of one video, in order; its logits are averages along the motion.
+    """Smooths a video: its logits are exponential moving averages along the optical flow.
 
         engine = SmoothedEngine(engine, 0.7)
-        labels, _ = engine.labels(frames)   # frames: uint8 (N, H, W, 3), the next ones, in order
+        labels, _ = engine.labels(frames)   # frames: uint8 (N, H, W, 3), consecutive, in order
         engine.flicker()
 
-    Logits are averaged, and before they are enlarged to the frame: it costs no softmax, happens
-    at the network's own size, stays on its device, and everything that follows from logits
-    (labels, confidence, probabilities) follows from the average without knowing of it. Averaged
-    probabilities gave the same flicker and the same mIoU.
+    Logits are averaged before they are upsampled to the frame: this needs no softmax, takes place
+    at the network's resolution and on its device, and labels, confidence and probabilities are
+    computed from the average as usual. Averaging probabilities gave the same flicker and mIoU.
 
-    smooth: the weight of the past, 0 <= smooth < 1: so much of the last average, moved along
-    with the image, and the rest of the network's logits now. The past counts less where
-    the image does not match it, and not at all after a scene cut. OptionError for
-    other values.
+    smooth: weight of the previous average, warped to the current frame, 0 <= smooth < 1; the
+    current logits have the rest. The weight is lower where the image does not match, and zero
+    after a scene cut. OptionError for other values.
 
-    Beside the engine's own, memory holds one frame's average and one warped.
+    Memory: one frame's average and one warped, besides the engine's own.
     """
 
     name = "smoothed"
@@ -139,10 +140,10 @@ class SmoothedEngine(Engine):
         self._average: Tensor | None = None  # (K, H, W)
         self._before: tuple[Labels, Labels] | None = None  # raw and smoothed, (H, W) each
         self._changed = [0, 0]  # pixels, raw and smoothed
-        self._followed = 0
+        self._tracked = 0
 
     def forward(self, images: Images) -> Tensor:
-        """Averaged logits, float32 (N, K, H, W), where the engine leaves its own."""
+        """Averaged logits, float32 (N, K, H, W), on the engine's device."""
         import torch
 
         with torch.inference_mode():
@@ -155,52 +156,52 @@ class SmoothedEngine(Engine):
         self._engine.synchronize()
 
     def flicker(self) -> Flicker | None:
-        """Of all frames so far; None when no pixel of any could be followed."""
-        if not self._followed:
+        """The flicker of all frames so far; None when no pixel could be tracked."""
+        if not self._tracked:
             return None
-        raw, smoothed = (count / self._followed for count in self._changed)
+        raw, smoothed = (count / self._tracked for count in self._changed)
         return Flicker(raw, smoothed)
 
     def _next(self, image: NDArray[np.uint8], logits: Tensor) -> Tensor:
-        """The average (K, H, W) at one more frame, uint8 (H, W, 3), of logits (K, H, W)."""
+        """Update the average (K, H, W) with a frame, uint8 (H, W, 3), and its logits (K, H, W)."""
         import torch
 
         motion, past = self._tracker.next(image), self._average
         if motion is None or past is None or past.shape != logits.shape:
-            self._average = logits.clone()  # an engine may use its memory again
+            self._average = logits.clone()  # an engine may reuse its memory
             labels = _labels(logits)
             self._before = labels, labels
             return self._average
         places, trust = motion.at((logits.shape[1], logits.shape[2]))
         weight = torch.from_numpy(self._smooth * trust).to(logits.device)  # (H, W)
-        self._average = torch.lerp(logits, _moved(past, places), weight)
+        self._average = torch.lerp(logits, _warp(past, places), weight)
         self._compare((_labels(logits), _labels(self._average)), places, trust > 0.5)
         return self._average
 
     def _compare(
-        self, now: tuple[Labels, Labels], places: Floats, followed: NDArray[np.bool_]
+        self, now: tuple[Labels, Labels], places: Floats, tracked: NDArray[np.bool_]
     ) -> None:
-        """Count the pixels whose label has changed, raw and smoothed, of those followed."""
+        """Count the tracked pixels whose label has changed, raw and smoothed."""
         assert self._before is not None, "there is an average, so there are labels"
         for index, (label, before) in enumerate(zip(now, self._before, strict=True)):
-            changed = (label != warp_labels(before, places)) & followed
+            changed = (label != warp_labels(before, places)) & tracked
             self._changed[index] += int(np.count_nonzero(changed))
-        self._followed += int(np.count_nonzero(followed))
+        self._tracked += int(np.count_nonzero(tracked))
         self._before = now
 
 
 def check_is_video(kind: str) -> None:
-    """OptionError for a source whose frames do not follow each other."""
+    """OptionError for a source that is not a video, a camera or a stream."""
     if kind not in MOVING:
-        found = "one image" if kind == "image" else "images that need not follow each other"
+        found = "one image" if kind == "image" else "a set of images that need not be a sequence"
         raise OptionError(
             f"--smooth averages over the frames of a video, a camera or a stream; this is {found}.",
             hint="omit --smooth, or make a video of the images first",
         )
 
 
-def _moved(past: Tensor, places: Floats) -> Tensor:
-    """float32 (K, H, W) of the past at places (x, y), float32 (H, W, 2) in pixels."""
+def _warp(past: Tensor, places: Floats) -> Tensor:
+    """Sample float32 (K, H, W) at places (x, y), float32 (H, W, 2) in pixels."""
     import torch
 
     size = torch.tensor([past.shape[2], past.shape[1]], device=past.device)

@@ -1,7 +1,7 @@
-"""What every engine is: images in, logits or labels out. Labels are the argmax of logits.
+"""The engine interface: images in, logits or labels out. Labels are the argmax of logits.
 
-They may be computed from coarse scores, without most of the logits (ScoreGrid). Logits are where
-an engine leaves them: tensors of torch, or arrays where there may be no torch.
+They may be computed from coarse scores, without most of the logits (ScoreGrid). Logits are torch
+tensors, or arrays from engines that don't need torch.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Floats = NDArray[np.float32]
 
 Labels = NDArray[np.uint8]
 
-_BLOCK = 1 << 12  # squares computed at once: their logits stay in the cache
-_MOST = 64  # pixels that an element of the scores stands for, at most
-_FEW = 8  # classes up to which finding out which can win takes longer than to upsample them all
+_BLOCK = 1 << 12  # squares computed at once: their logits fit in the cache
+_MAX_FACTOR = 64  # of upsampling
+_FEW = 8  # classes up to which upsampling all is faster than finding those that can win
 
 
 @dataclass(frozen=True)
 class ScoreGrid:
-    """Where scores lie on the pixels: element i at factor * i + shift (models.backbones)."""
+    """The pixel positions of scores: element i at factor * i + shift (models.backbones)."""
 
     factor: int
     shift: float
@@ -44,24 +44,24 @@ class ScoreGrid:
         """The inverse of dataclasses.asdict, of a file's header; None for anything else."""
         match data:
             case {"factor": int(factor), "shift": int(shift) | float(shift)}:
-                known = 2 <= factor <= _MOST and 0 <= shift < factor
-                return cls(factor, float(shift)) if known else None
+                valid = 2 <= factor <= _MAX_FACTOR and 0 <= shift < factor
+                return cls(factor, float(shift)) if valid else None
         return None
 
     @classmethod
     def of_resizing(cls, size: Size, wanted: Size) -> ScoreGrid | None:
-        """Where pixels lie when `resized` to a whole number of times their size; else None."""
+        """The grid of enlarging (bilinear) by an integer factor; None for other sizes."""
         factor = wanted[0] // size[0]
-        larger = 1 < factor <= _MOST and wanted == (size[0] * factor, size[1] * factor)
+        larger = 1 < factor <= _MAX_FACTOR and wanted == (size[0] * factor, size[1] * factor)
         return cls(factor, (factor - 1) / 2) if larger else None
 
     def labels(self, scores: Floats, size: tuple[int, int]) -> Labels:
         """Labels uint8 (H, W) of scores float32 (K, h, w); size is (H, W), at most factor * (h, w).
 
-        The first of several equal classes wins.
+        The first of equal classes wins. Logits are computed only where neighbours differ.
         """
-        around = (self.before, 1)
-        scores = np.pad(scores, ((0, 0), around, around), mode="edge")
+        padding = (self.before, 1)
+        scores = np.pad(scores, ((0, 0), padding, padding), mode="edge")
         best = argmax_over_classes(scores)[0]  # (h + before + 1, w + before + 1)
         corner = best[:-1, :-1]
         mixed = (corner != best[1:, :-1]) | (corner != best[:-1, 1:]) | (corner != best[1:, 1:])
@@ -71,15 +71,17 @@ class ScoreGrid:
         squares[:] = corner[:, None, :, None]
         for start in range(0, len(rows), _BLOCK):
             some = slice(start, start + _BLOCK)
-            squares[rows[some], :, columns[some]] = self._between(scores, rows[some], columns[some])
+            squares[rows[some], :, columns[some]] = self._square_labels(
+                scores, rows[some], columns[some]
+            )
         full = squares.reshape(len(corner) * factor, -1)
         cut = self.cut
         return np.ascontiguousarray(full[cut : cut + size[0], cut : cut + size[1]])
 
     def logits(self, scores: Floats, size: tuple[int, int]) -> Floats:
         """Logits (N, K, H, W) of scores float32 (N, K, h, w), with sizes as in `labels`."""
-        far, around = self.far, (self.before, 1)
-        maps = np.pad(scores, ((0, 0), (0, 0), around, around), mode="edge")
+        far, padding = self.far, (self.before, 1)
+        maps = np.pad(scores, ((0, 0), (0, 0), padding, padding), mode="edge")
         left, right = maps[..., :-1, None], maps[..., 1:, None]
         maps = (left * (1 - far) + right * far).reshape(*maps.shape[:3], -1)
         above, below, down = maps[:, :, :-1, None], maps[:, :, 1:, None], far[:, None]
@@ -88,17 +90,19 @@ class ScoreGrid:
         cut = self.cut
         return np.ascontiguousarray(full[:, :, cut : cut + size[0], cut : cut + size[1]])
 
-    def _between(self, scores: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Labels:
-        """Labels uint8 (M, factor, factor) of the squares with these first corners."""
+    def _square_labels(
+        self, scores: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp]
+    ) -> Labels:
+        """Labels uint8 (M, factor, factor) of the squares with these top left corners."""
         classes, _, width = scores.shape
         flat, first = scores.reshape(classes, -1), rows * width + columns
         # (4, K, M)
         corners = np.stack([flat[:, first + step] for step in (0, 1, width, width + 1)])
-        return (self._of_few if classes <= _FEW else self._of_many)(corners)
+        return (self._upsample_all if classes <= _FEW else self._upsample_candidates)(corners)
 
-    def _of_few(self, corners: Floats) -> Labels:
+    def _upsample_all(self, corners: Floats) -> Labels:
         """Labels uint8 (M, factor, factor) between corners (4, K, M): every class is upsampled."""
-        # Products and sums: a product of matrices wakes BLAS's threads, which then spin.
+        # Elementwise: a matrix product would wake BLAS's threads, which then spin.
         far = self.far[:, None]
         one, two, three, four = corners[:, :, None]  # (K, 1, M)
         above, below = one * (1 - far) + two * far, three * (1 - far) + four * far
@@ -108,8 +112,8 @@ class ScoreGrid:
             labels[:, row] = argmax_over_classes(logits)[0].T
         return labels
 
-    def _of_many(self, corners: Floats) -> Labels:
-        """The same, to the bit; only classes that can win in a square are upsampled there."""
+    def _upsample_candidates(self, corners: Floats) -> Labels:
+        """As _upsample_all, bit for bit; in each square only classes that can win are upsampled."""
         possible, far = can_win(corners), self.far
         best = np.full((corners.shape[2], self.factor, self.factor), -np.inf, np.float32)
         labels = np.zeros(best.shape, np.uint8)
@@ -125,46 +129,46 @@ class ScoreGrid:
 
     @property
     def before(self) -> int:
-        """Copies of the first element before it: pixels that lie before it are between the two."""
+        """Elements replicated before the first one, for the pixels before it: 0 or 1."""
         return int(self.shift > 0)
 
     @property
     def cut(self) -> int:
-        """Pixels between the first element and its copy that are none of the image."""
+        """Pixels between the replicated and the first element that lie outside the image."""
         return self.before * (self.factor - math.ceil(self.shift))
 
     @cached_property
     def far(self) -> Floats:
-        """(factor,): how far each pixel of a square is from its first corner, 0 to 1."""
+        """(factor,): interpolation weights, each pixel's distance from the first corner, 0 to 1."""
         pixels = math.ceil(self.shift) - self.shift + np.arange(self.factor)
         return np.asarray(pixels / self.factor, np.float32)
 
 
-LOST_BY_ROUNDING = 1e-6  # of the largest absolute value: more than the upsampling's arithmetic
+ROUNDING_ERROR = 1e-6  # relative to the largest absolute value: an upper bound for the upsampling
 
 
 def can_win(corners: Floats) -> NDArray[np.bool_]:
-    """Which classes may have the highest value somewhere between corners (4, K, M): (K, M).
+    """Which classes can have the highest value somewhere between corners (4, K, M): (K, M).
 
-    A class whose highest corner is below another one's lowest is below it everywhere; by more than
-    the arithmetic loses, so that rounding changes no label.
+    A class whose highest corner is below another class's lowest is below it everywhere. The margin
+    is larger than rounding errors, so that these change no label.
     """
     lowest, highest = corners.min(axis=0), corners.max(axis=0)  # (K, M)
     largest = np.maximum(-lowest.min(axis=0), highest.max(axis=0))  # (M,), of their absolute values
-    limit = lowest.max(axis=0) - np.float32(LOST_BY_ROUNDING) * largest
+    limit = lowest.max(axis=0) - np.float32(ROUNDING_ERROR) * largest
     return np.asarray(highest >= limit)
 
 
-_PIXELS_AT_ONCE = 1 << 17  # enough for few calls, few enough to stay in the cache
+_PIXELS_AT_ONCE = 1 << 17  # large enough for few calls, small enough for the cache
 
 
 def argmax_labels(
     logits: Tensor | Floats, *, confidence: bool = False
 ) -> tuple[Labels, Floats | None]:
-    """Labels uint8 (N, H, W) of logits (N, K, H, W), and their probability if requested.
+    """Return labels uint8 (N, H, W) of logits (N, K, H, W), and if requested their probability.
 
-    Computed where the logits are: only labels leave the device. The first of several
-    equal classes wins.
+    Computed on the logits' device: only the results are copied to host memory. The first of
+    several equal classes wins.
     """
     if isinstance(logits, np.ndarray):
         return _argmax_on_cpu(logits, confidence)
@@ -176,7 +180,7 @@ def argmax_labels(
 
 
 def softmax(logits: Tensor | Floats, axis: int) -> Floats:
-    """Softmax along an axis, in host memory."""
+    """Softmax along an axis, as an array in host memory."""
     if not isinstance(logits, np.ndarray):
         found: Floats = logits.softmax(dim=axis).cpu().numpy()
         return found
@@ -186,7 +190,7 @@ def softmax(logits: Tensor | Floats, axis: int) -> Floats:
 
 
 def _argmax_on_cpu(logits: Floats, confidence: bool) -> tuple[Labels, Floats | None]:
-    """The same on the processor, in a sixth of the time that torch's max takes."""
+    """argmax_labels on the CPU, six times as fast as torch's max."""
     count, _, height, width = logits.shape
     labels = np.empty((count, height, width), np.uint8)
     confidences = np.empty((count, height, width), np.float32) if confidence else None
@@ -202,7 +206,7 @@ def _argmax_on_cpu(logits: Floats, confidence: bool) -> tuple[Labels, Floats | N
 
 
 def argmax_over_classes(scores: Floats) -> tuple[Labels, Floats]:
-    """The class with the highest of scores (K, H, W), uint8 (H, W), and that score; the first."""
+    """The (first) class with the highest of scores (K, H, W), uint8 (H, W), and that score."""
     best: Floats = scores[0].copy()
     labels = np.zeros(best.shape, np.uint8)
     above = np.empty(best.shape, np.bool_)
@@ -226,14 +230,14 @@ _here = threading.local()
 
 @dataclass(frozen=True)
 class Parallelism:
-    """count: images (or batches) at the same time. threads: for each; 0: the runtime's choice."""
+    """count: parallel calls. threads: of each call; 0: the runtime's choice."""
 
     count: int = 1
     threads: int = 0
 
     def enter(self) -> None:
-        """Keep the calling thread to its number of cores, in torch."""
-        loaded = sys.modules.get("torch") is not None  # exported files are run without it
+        """Limit torch to `threads` threads in the calling thread."""
+        loaded = sys.modules.get("torch") is not None  # exported files run without it
         if loaded and self.count > 1 and getattr(_here, "entered", None) != self:
             set_threads_here(self.threads)
             _here.entered = self
@@ -244,7 +248,7 @@ SEQUENTIAL = Parallelism()
 
 
 def parallelism_on(device: str) -> Parallelism:
-    """For many images on a device: a CPU's cores are divided, anything else is one."""
+    """Parallelism for many images: the cores of a CPU are divided, other devices take one call."""
     if device != "cpu":
         return SEQUENTIAL
     torch = sys.modules.get("torch")
@@ -256,13 +260,13 @@ def parallelism_on(device: str) -> Parallelism:
 class Engine(ABC):
     """Runs one network on uint8 RGB images (N, H, W, 3).
 
-    name: which runtime ("torch", "onnxruntime", "openvino" ...).
-    device: where it runs, as torch names devices.
-    precision: its arithmetic ("f32", "bf16", "f16", "int8").
+    name: the runtime ("torch", "onnxruntime", "openvino" ...).
+    device: in torch's notation.
+    precision: numeric precision ("f32", "bf16", "f16", "int8").
     parallelism: how many threads may call it at the same time, and the cores of each.
-    score_grid: where the elements of `scores` lie; None where there are none, or where the device
-        computes labels of logits faster.
-    shows_network: whether it is a TorchEngine, whose one network can be looked into.
+    score_grid: the grid of `scores`; None without scores, or where the device computes labels
+        faster from logits.
+    shows_network: whether it is a TorchEngine, whose network can be inspected.
     """
 
     name: str
@@ -274,23 +278,20 @@ class Engine(ABC):
 
     @abstractmethod
     def forward(self, images: Images) -> Tensor | Floats:
-        """Logits, float32 (N, K, H, W), where the engine leaves them; the bare network.
-
-        That is a tensor on its device, or an array in host memory.
-        """
+        """Run the network: logits float32 (N, K, H, W), a tensor on the device or an array."""
 
     @property
     def sums_scores(self) -> bool:
-        """Whether `skip_scores` gives a sum with one term per skip (fuse is "score", in torch)."""
+        """Whether `skip_scores` splits the logits into one term per skip (torch, fuse "score")."""
         return False
 
     def scores(self, images: Images) -> NDArray[np.float32]:
-        """What the logits are upsampled from, float32 (N, K, h, w); the logits without a grid."""
+        """The scores that logits are upsampled from, float32 (N, K, h, w); else the logits."""
         return self.logits(images)
 
     def synchronize(self) -> None:
-        """Wait until everything asked for so far is computed."""
-        return  # most engines have computed it when they return
+        """Wait until all previous calls are computed."""
+        return  # most engines are synchronous
 
     def logits(self, images: Images, *, size: Size | None = None) -> NDArray[np.float32]:
         """Logits float32 (N, K, H, W); with `size`, resized to that height and width."""
@@ -303,10 +304,10 @@ class Engine(ABC):
     def labels(
         self, images: Images, *, confidence: bool = False, size: Size | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """Labels uint8 (N, H, W) and, when asked for, the winners' probability float32 (N, H, W).
+        """Labels uint8 (N, H, W) and, if requested, their probability float32 (N, H, W).
 
-        Computed where the logits are: only labels leave the device. With `size` the
-        logits (not the labels) are resized before the argmax.
+        Computed on the logits' device: only the results are copied to host memory. With `size`
+        the logits (not the labels) are resized before the argmax.
         """
         self.parallelism.enter()
         own: Size = (images.shape[1], images.shape[2])
@@ -332,7 +333,7 @@ class Engine(ABC):
 
 
 def resized(logits: Tensor | Floats, size: Size | None) -> Tensor | Floats:
-    """Logits at another height and width, bilinear; as they are when they have it already."""
+    """Resize logits to a height and width, bilinear; unchanged if they have it already."""
     if size is None or tuple(logits.shape[2:]) == size:
         return logits
     from torch.nn.functional import interpolate
@@ -342,7 +343,7 @@ def resized(logits: Tensor | Floats, size: Size | None) -> Tensor | Floats:
 
 
 def as_tensor(maps: Tensor | Floats) -> Tensor:
-    """What an engine leaves, as a tensor of torch."""
+    """An engine's output as a torch tensor."""
     from torch import from_numpy
 
     return from_numpy(maps) if isinstance(maps, np.ndarray) else maps

@@ -1,4 +1,4 @@
-"""Engines that run an exported file, as `fcnseg export` writes it."""
+"""The base class of engines that run files written by `fcnseg export`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from fcnseg.errors import CheckpointError, FcnsegError, OptionError, reason
 
 _opening = threading.RLock()
 
-if hasattr(os, "register_at_fork"):  # another thread may hold it when the process is forked
+if hasattr(os, "register_at_fork"):  # another thread may hold the lock when the process forks
     os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.RLock()))
 
 
 Workers = queue.SimpleQueue[Any]
-"""What computes one output, one for each parallel call; a call takes one and puts it back."""
+"""The runtime's objects that compute an output, one per parallel call: a call takes one from the
+queue and puts it back."""
 
 
 def as_workers(found: Iterable[Any]) -> Workers:
-    """A queue of what computes an output."""
+    """Put a runtime's objects into a queue."""
     workers: Workers = queue.SimpleQueue()
     for one in found:
         workers.put(one)
@@ -39,7 +40,7 @@ def as_workers(found: Iterable[Any]) -> Workers:
 
 
 def check_is_cpu(device: str, runs: str) -> None:
-    """OptionError for another device than the processor; runs: "LiteRT runs"."""
+    """OptionError for another device than the CPU. runs: for the message, "LiteRT runs"."""
     if device not in ("auto", "cpu"):
         raise OptionError(
             f"{runs} on the processor here; {device} was requested.",
@@ -48,17 +49,17 @@ def check_is_cpu(device: str, runs: str) -> None:
 
 
 class ExportedEngine(Engine):
-    """A file written by `fcnseg export`; what computes an output is made when first asked for.
+    """Runs a file written by `fcnseg export`; the workers of an output are created on first use.
 
-    suffixes, precisions: the files it runs, and in what it computes. names_data_files: whether
-    those may name files of their weights. header: the checkpoint's header, as the file carries it.
-    has_scores: whether the file gives the scores that its logits are upsampled from; whoever opens
-    it sets `score_grid` then.
-    has_labels: whether it computes labels itself. has_logits: whether it gives logits; they are
-    upsampled from its scores otherwise. fixed_size: the only (height, width) it takes,
+    suffixes: of the files it runs. precisions: that it supports. names_data_files: whether such a
+    file may refer to files of external weights. header: the checkpoint's header in the file.
+    has_scores: whether the file has an output with the scores that its logits are upsampled from;
+    if so, open_exported sets `score_grid`.
+    has_labels: whether it has an output with labels. has_logits: whether it has one with logits;
+    otherwise they are upsampled from its scores. fixed_size: the only (height, width) it takes,
     one image at a time; None: any. channels_first: whether the file takes (N, C, H, W).
 
-    It pickles and copies by its file, which is opened again; so it is in a forked process.
+    Pickling and copying store the path; the file is opened again, as it is after a fork.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
@@ -75,7 +76,7 @@ class ExportedEngine(Engine):
         if self.names_data_files:
             check_data_files(path)
         self._opened_as = path.resolve(), options
-        self._free: dict[str, Workers] = {}
+        self._idle: dict[str, Workers] = {}
         self._making = threading.Lock()
         self._opened_in = OpenedIn()
 
@@ -104,7 +105,7 @@ class ExportedEngine(Engine):
     def labels(
         self, images: Images, *, confidence: bool = False, size: Size | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """As Engine.labels; where the file computes labels, they are taken from there."""
+        """As Engine.labels; taken from the file's own output of labels if it has one."""
         own: Size = (images.shape[1], images.shape[2])
         if self.has_labels and not confidence and size in (None, own):
             self.parallelism.enter()
@@ -113,14 +114,14 @@ class ExportedEngine(Engine):
 
     @abstractmethod
     def _workers(self, output: str) -> Workers:
-        """What computes an output and, where the runtime allows it, nothing else."""
+        """Create the workers of an output; if the runtime allows it, they compute only that one."""
 
     @abstractmethod
     def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
-        """A worker's output."""
+        """Run a worker and return this output."""
 
-    def _open_here(self) -> None:
-        """Open the file in this process: the runtime's threads stayed in the one that forked it."""
+    def _reopen_after_fork(self) -> None:
+        """Open the file again: the runtime's threads exist only in the parent process."""
         self._opened_in.check_device(self.device)
         keep_alive(self.__dict__.copy())
         here = copy.copy(self)
@@ -129,7 +130,7 @@ class ExportedEngine(Engine):
 
     def _run(self, output: str, images: Images) -> NDArray[np.float32]:
         if self.fixed_size is None:
-            return self._run_together(output, images)
+            return self._run_batch(output, images)
         if images.shape[1:3] != self.fixed_size:
             (height, width), found = self.fixed_size, images.shape
             raise OptionError(
@@ -137,17 +138,17 @@ class ExportedEngine(Engine):
                 f"found one of {found[2]} x {found[1]} pixels.",
                 hint="resize the images, or export the checkpoint without --size",
             )
-        return np.concatenate([self._run_together(output, one[None]) for one in images])
+        return np.concatenate([self._run_batch(output, one[None]) for one in images])
 
-    def _run_together(self, output: str, images: Images) -> NDArray[np.float32]:
+    def _run_batch(self, output: str, images: Images) -> NDArray[np.float32]:
         before_computing(self._opened_in)
         with _opening:
             if self._opened_in.forked_since():
-                self._open_here()
+                self._reopen_after_fork()
         with self._making:
-            if output not in self._free:
-                self._free[output] = self._workers(output)
-        worker = self._free[output].get()
+            if output not in self._idle:
+                self._idle[output] = self._workers(output)
+        worker = self._idle[output].get()
         try:
             taken = channels_first(images) if self.channels_first else np.ascontiguousarray(images)
             return self._compute(worker, output, {"images": taken})
@@ -160,18 +161,18 @@ class ExportedEngine(Engine):
                 hint="export the checkpoint again: fcnseg export MODEL",
             ) from error
         finally:
-            self._free[output].put(worker)
+            self._idle[output].put(worker)
 
 
 def channels_first(images: Images) -> Images:
-    """Images (N, H, W, C) as (N, C, H, W), in memory too."""
+    """Images (N, H, W, C) as contiguous (N, C, H, W)."""
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 def reopened(
     kind: type[Engine], path: Path, options: dict[str, Any], state: dict[str, Any]
 ) -> Engine:
-    """An engine of a file, opened as another one was; CheckpointError where it is gone."""
+    """Open a pickled engine's file again; CheckpointError if it is missing."""
     engine: Engine = kind(path, **options)  # type: ignore[call-arg]
     for name, value in state.items():
         setattr(engine, name, value)
@@ -179,7 +180,7 @@ def reopened(
 
 
 def first_line(error: Exception) -> str:
-    """What a runtime's error says first; the rest is where in its own code."""
+    """The first informative line of a runtime's error, without locations in its code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if not re.match(r"Exception from |Check '|While ", line)]
     first = (causes or lines or [type(error).__name__])[0]

@@ -1,7 +1,8 @@
-"""Fusion for inference: batch norms and activations are computed by the convolutions before them.
+"""Operator fusion for inference: batch norms and activations are fused into convolutions.
 
-In evaluation a batch norm is a scale and a shift per channel; so is a convolution's output. An
-activation can be applied while a convolution's results are still in the processor's registers.
+In evaluation mode a batch norm is a scale and a shift per channel, which can be folded into the
+preceding convolution's weights and bias. An activation can be applied while the convolution's
+results are still in registers.
 """
 
 from __future__ import annotations
@@ -24,40 +25,37 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.SiLU: ("swish", []),
     nn.Hardswish: ("hardswish", []),
 }
-"""What oneDNN can do to a convolution's results: its name there, and its numbers."""
+"""Activations that oneDNN can fuse: their names there, and their parameters."""
 
 _TOLERANCE = 1e-2
-"""Of the largest logit: other sums differ by rounding only (a GPU's TF32: 1e-3), below it."""
+"""Relative to the largest logit; differences by rounding are smaller (a GPU's TF32: 1e-3)."""
 
 
 def fuse_for_inference(
     network: Network, *, device: torch.device, precision: torch.dtype
 ) -> Network:
-    """Fuse a network for inference in a precision, in place; returns it.
-
-    device: where it is now.
-    """
-    some = random_images(network.spec.in_channels if isinstance(network, FCN) else 3).to(device)
-    network = fold_batch_norms(network, some)
+    """Fuse a network on a device for inference in a precision, in place; return it."""
+    images = random_images(network.spec.in_channels if isinstance(network, FCN) else 3).to(device)
+    network = fold_batch_norms(network, images)
     if precision == torch.float32 and device.type == "cpu":
-        network = fuse_activations(network, some)
+        network = fuse_activations(network, images)
     elif precision != torch.float32 and isinstance(network, FCN):
         score_in_f32(network)
     return network
 
 
 def random_images(bands: int) -> Tensor:
-    """An image that a network can be tried on, float32 (1, C, 64, 64), on the processor."""
+    """A random image for a trial run, float32 (1, C, 64, 64), on the CPU."""
     random = torch.Generator("cpu").manual_seed(0)
-    # Named, because a program may have set other defaults of torch.
+    # dtype and device are explicit because a program may have changed torch's defaults.
     return torch.randn(1, bands, 64, 64, generator=random, dtype=torch.float32, device="cpu")
 
 
 def score_in_f32(network: FCN) -> None:
-    """Compute class scores in float32, in place, whatever autocast has the rest computed in.
+    """Change a network in place to compute class scores in float32 even under autocast.
 
-    bfloat16 keeps 8 bits: two classes would often have equal scores, and their order in the class
-    map would decide. The last layers are a small part of the work.
+    bfloat16 has 8 significant bits: two classes would often have equal scores, and the first would
+    win. The last layers are a small part of the computation.
     """
 
     def outputs(module: nn.Module) -> int:
@@ -71,15 +69,15 @@ def score_in_f32(network: FCN) -> None:
 
 
 class InFloat32(nn.Module):
-    """A module whose inputs, sums and outputs are float32, under autocast, too."""
+    """Runs a module in float32 even under autocast."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, maps: Tensor, *rest: object) -> Tensor:
-        """What the module gives, in float32."""
-        if not torch.is_autocast_enabled(maps.device.type):  # exporters know of no autocast
+        """The module's output, in float32."""
+        if not torch.is_autocast_enabled(maps.device.type):  # exporters don't support autocast
             plain: Tensor = self.module(maps.float(), *rest)
             return plain
         with torch.autocast(maps.device.type, enabled=False):
@@ -88,33 +86,33 @@ class InFloat32(nn.Module):
 
 
 def fold_batch_norms(network: Network, images: Tensor) -> Network:
-    """Fold, in place, every batch norm that a convolution's output goes straight into.
+    """Fold every batch norm that directly follows a convolution into it, in place.
 
-    Which those are is seen by running the network once on `images`; where its outputs on them
-    would differ, nothing changes. Returns the network.
+    The pairs are found by running the network once on `images`; if its outputs on them would
+    change, it is left as it is. Returns the network.
     """
     changed: dict[nn.Module, nn.Module] = {}
     norms = _followers(
-        network, images, lambda module: type(module) is nn.BatchNorm2d or bool(_besides(module))
+        network, images, lambda module: type(module) is nn.BatchNorm2d or bool(_extras(module))
     )
     for norm, convolution in norms.items():
         assert isinstance(norm, nn.BatchNorm2d)
         changed[convolution] = fuse_conv_bn_eval(convolution, norm)
-        changed[norm] = nn.Sequential(*_besides(norm))
+        changed[norm] = nn.Sequential(*_extras(norm))
     return _replace_if_same(network, images, changed)
 
 
 def fuse_activations(network: Network, images: Tensor) -> Network:
-    """Let oneDNN run, in place, every convolution together with the activation after it.
+    """Replace convolutions and the activations after them by fused oneDNN operators, in place.
 
-    For float32 on a CPU, in evaluation; elsewhere, and where the outputs on `images` would
-    differ, nothing changes. Left to itself torch runs 1x1 convolutions without oneDNN when it
-    has one thread, which costs a copy each way. Returns the network.
+    For float32 on a CPU, in evaluation mode. The network is left as it is where torch lacks the
+    operator, or if its outputs on `images` would change. By default torch runs 1x1 convolutions
+    without oneDNN when it has one thread, which costs a copy each way. Returns the network.
     """
     if not _onednn_fuses():
         return network
     changed: dict[nn.Module, nn.Module] = {}
-    # By its very type: a class made of one may do something else.
+    # The exact type: a subclass may compute something else.
     found = _followers(network, images, lambda module: type(module) in _ACTIVATIONS)
     activations = {convolution: activation for activation, convolution in found.items()}
     for module in network.modules():
@@ -127,20 +125,20 @@ def fuse_activations(network: Network, images: Tensor) -> Network:
 
 
 class FusedConvolution(nn.Module):
-    """A convolution and the activation after it, if any, as one step of oneDNN.
+    """A convolution and the activation after it, if any, as one operator of oneDNN.
 
-    float32 (N, C, H, W) on a processor -> (N, C', H', W'), in evaluation.
+    float32 (N, C, H, W) on a CPU -> (N, C', H', W'), in evaluation mode.
     """
 
     def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None) -> None:
         super().__init__()
         weight, bias, padding = convolution.weight, convolution.bias, convolution.padding
         if isinstance(convolution, SameConv2d):
-            # Padding the image unevenly copies it: a tenth of a forward pass.
-            weight, margin = convolution.evenly()
+            # Uneven padding would need a copy of the image: a tenth of a forward pass.
+            weight, margin = convolution.with_even_padding()
             padding = (margin, margin)
         weight = weight.detach().contiguous(memory_format=torch.channels_last)
-        # Buffers: they move with the network, and nothing learns them.
+        # Buffers, because they move with the network and are not trained.
         self.register_buffer("weight", weight)
         self.register_buffer("bias", None if bias is None else bias.detach())
         name, numbers = ("none", []) if activation is None else _ACTIVATIONS[type(activation)]
@@ -151,14 +149,14 @@ class FusedConvolution(nn.Module):
 
     @staticmethod
     def takes(convolution: nn.Conv2d) -> bool:
-        """Whether a convolution can be run so: padded with zeros, by numbers, in float32."""
+        """Whether a convolution is supported: zero padding given as numbers, float32."""
         known = type(convolution) in (nn.Conv2d, SameConv2d)
         zeros = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
         return known and zeros and convolution.weight.dtype == torch.float32
 
     def forward(self, maps: Tensor) -> Tensor:
         """The activation of the convolution."""
-        # What torch.compile's own CPU code calls; private, so _onednn_fuses looks for it.
+        # The operator that torch.compile uses on CPUs; private, so _onednn_fuses looks for it.
         output: Tensor = torch.ops.mkldnn._convolution_pointwise(
             maps, self.weight, self.bias, *self._how
         )
@@ -166,13 +164,13 @@ class FusedConvolution(nn.Module):
 
 
 def _onednn_fuses() -> bool:
-    """Whether this torch has the operator, which not every build for every processor has."""
+    """Whether this build of torch has the operator, which depends on the CPU architecture."""
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return there and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
-def _besides(norm: nn.Module) -> list[nn.Module]:
-    """What a batch norm does after it, in order: timm's drop and activate, others nothing."""
+def _extras(norm: nn.Module) -> list[nn.Module]:
+    """The modules inside timm's BatchNormAct2d that run after the norm: drop, act; else none."""
     parts = [getattr(norm, name, None) for name in ("drop", "act")]
     modules = [part for part in parts if isinstance(part, nn.Module)]
     return modules if isinstance(norm, nn.BatchNorm2d) and len(modules) == len(parts) else []
@@ -183,9 +181,9 @@ def _followers(
 ) -> dict[nn.Module, nn.Conv2d]:
     """Wanted module -> the convolution whose output is its input.
 
-    Only those that are run once: one that serves several places is left alone.
+    Only modules that run once: shared modules are left as they are.
     """
-    # Tensors are kept, not their ids: an id is used again once its tensor is gone.
+    # Tensors are kept, not their ids: an id is reused once its tensor is freed.
     made: list[tuple[Tensor, nn.Conv2d]] = []
     pairs: dict[nn.Module, nn.Conv2d] = {}
     runs: list[nn.Module] = []
@@ -223,7 +221,7 @@ def _followers(
 def _replace_if_same(
     network: Network, images: Tensor, changed: dict[nn.Module, nn.Module]
 ) -> Network:
-    """The network with other modules in the places of some, unless its outputs would differ."""
+    """Replace modules unless the network's outputs on `images` would change."""
     with torch.inference_mode():
         before: Tensor = network(images)
         back = _replace(network, changed)
@@ -234,7 +232,7 @@ def _replace_if_same(
 
 
 def _replace(network: nn.Module, changed: dict[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
-    """Put other modules in the places of some; what puts the old ones back."""
+    """Replace modules (old -> new); return the mapping that undoes it."""
     places = [
         (name, module)
         for name, module in network.named_modules(remove_duplicate=False)

@@ -1,4 +1,4 @@
-"""LiteRT (TFLite) and ExecuTorch as engines: the files of phones, of one size, run here."""
+"""Engines for mobile formats, with a fixed input size: LiteRT (TFLite) and ExecuTorch."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from fcnseg.progress import without_native_messages
 
 
 class LiteRtEngine(ExportedEngine):
-    """An exported .tflite file, run by LiteRT on the processor in f32.
+    """Runs an exported .tflite file in LiteRT on the CPU, in f32.
 
-    parallel: several threads may call it at the same time, where that is faster.
+    parallel: allow several threads to call it at the same time, where that is faster.
     """
 
     name = "litert"
@@ -43,7 +43,7 @@ class LiteRtEngine(ExportedEngine):
     def __init__(
         self, path: Path, *, device: str = "auto", precision: str = "auto", parallel: bool = False
     ) -> None:
-        del precision  # there is one
+        del precision  # f32 only
         super().__init__(path, device=device, parallel=parallel)
         check_is_cpu(device, "LiteRT runs")
         self.header = litert_header(path)
@@ -59,23 +59,23 @@ class LiteRtEngine(ExportedEngine):
         check_logits(path, outputs)
         self.has_labels = LABELS in [port.name for port in outputs]
         others = (self._open() for _ in range(1, self.parallelism.count))
-        self._several = as_workers([runner, *others])
+        self._runners = as_workers([runner, *others])
 
     def _workers(self, output: str) -> Workers:
-        del output  # all are computed, whatever is asked for
-        return self._several
+        del output  # each call computes all outputs
+        return self._runners
 
     def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
         result: NDArray[np.float32] = worker(**inputs)[output]
         return result
 
     def _open(self) -> Any:
-        """What computes the file's outputs, in memory of its own; CheckpointError."""
+        """A signature runner with its own memory; CheckpointError."""
         threads = self.parallelism.threads or usable_cores()
         try:
             with utf8_name(self._path) as name, without_native_messages():
                 model = self._runtime.Interpreter(str(name), num_threads=threads)
-                model.allocate_tensors()  # before anything refers to its memory
+                model.allocate_tensors()  # before the runner refers to them
                 runner = model.get_signature_runner()
         except (RuntimeError, ValueError) as error:
             raise not_loaded(self._path, "by LiteRT", first_line(error)) from error
@@ -83,7 +83,7 @@ class LiteRtEngine(ExportedEngine):
 
 
 def import_litert() -> types.ModuleType:
-    """LiteRT's interpreter; MissingExtra when it is not installed."""
+    """Import LiteRT's interpreter; MissingExtra when it is not installed."""
     try:
         from ai_edge_litert import interpreter
     except ImportError:
@@ -93,18 +93,18 @@ def import_litert() -> types.ModuleType:
 
 
 class ExecuTorchEngine(ExportedEngine):
-    """An exported .pte file, run by ExecuTorch's own runtime on the processor in f32."""
+    """Runs an exported .pte file in ExecuTorch's runtime on the CPU, in f32."""
 
     name = "executorch"
     suffixes = (".pte",)
-    names_data_files = False  # they are given to the runtime by name, or not at all
+    names_data_files = False  # the runtime reads them only if the caller passes their paths
     device = "cpu"
     precision = "f32"
 
     def __init__(
         self, path: Path, *, device: str = "auto", precision: str = "auto", parallel: bool = False
     ) -> None:
-        del precision, parallel  # one precision; its threads are shared by all calls
+        del precision, parallel  # f32 only; all calls share the runtime's threads
         super().__init__(path, device=device)
         check_is_cpu(device, "ExecuTorch runs")
         self.header = executorch_header(path)
@@ -113,18 +113,18 @@ class ExecuTorchEngine(ExportedEngine):
             self._method = _opened(path)
 
     def _workers(self, output: str) -> Workers:
-        del output  # all are computed, whatever is asked for
+        del output  # each call computes all outputs
         return as_workers([self._method])
 
     def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
         found = worker.execute([as_tensor(inputs["images"])])
         place = {LOGITS: 0, LABELS: -1}[output]
-        result: NDArray[np.float32] = found[place].numpy().copy()  # it is the runtime's memory
+        result: NDArray[np.float32] = found[place].numpy().copy()  # the runtime reuses its memory
         return result
 
 
 def _opened(path: Path) -> Any:
-    """The method that computes a file's outputs; MissingExtra, CheckpointError."""
+    """Load a file's method `forward`; MissingExtra, CheckpointError."""
     try:
         from executorch.runtime import Runtime
     except ImportError:

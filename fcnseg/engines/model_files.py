@@ -1,4 +1,7 @@
-"""What an exported file holds and names, read without its runtime; the errors for other files."""
+"""Headers, metadata and external weights of exported files, read without their runtimes.
+
+Also the errors for files that are not exported by fcnseg.
+"""
 
 from __future__ import annotations
 
@@ -19,41 +22,41 @@ from typing import NamedTuple
 from fcnseg.errors import PARSE_ERRORS, CheckpointError, cannot_read
 from fcnseg.io.bands import Bands
 from fcnseg.models.checkpoint import EXPORT, KEY
-from fcnseg.models.weights import what_else
+from fcnseg.models.weights import guess_content
 
 LOGITS, SCORES, LABELS = "logits", "scores", "labels"
-"""The outputs of exported files: scores are what the logits are upsampled from, where they are
-given; labels are there where the file computes them itself."""
+"""Names of the outputs of exported files. Logits are upsampled from scores. Scores and labels are
+optional."""
 
 ATTACHED = f"{KEY}.json"
-"""The checkpoint's header among the files that are attached to files for phones."""
+"""Name of the checkpoint's header in the zip archive appended to LiteRT and ExecuTorch files."""
 
 LITERT, EXECUTORCH = b"TFL3", b"ET12"
-"""Identifiers of their formats: both are FlatBuffers, which have it after four bytes."""
+"""File identifiers of these FlatBuffers formats, at byte 4."""
 
 PRECISION = "precision"
-"""The key in an exported file's extras of its numeric precision, where that is not f32."""
+"""The key in a checkpoint's `extra` of an exported file's numeric precision, if it is not f32."""
 
 
 def bands_in(header: str) -> tuple[int, str]:
-    """How many bands the images have that a file's header asks for, and their type."""
+    """The number of bands of a network's input images, and their dtype, by a file's header."""
     try:
         described = json.loads(header)["preprocess"].get("bands")
         bands = None if described is None else Bands.from_dict(described)
     except PARSE_ERRORS:
-        bands = None  # whoever reads the header says what is wrong with it
+        bands = None  # Checkpoint.from_header reports what is wrong
     return (3, "uint8") if bands is None else (bands.carried, bands.dtype)
 
 
 def header_in(path: Path) -> str | None:
-    """The checkpoint's header in a file of `fcnseg export`, of whatever format; None in others.
+    """The checkpoint's header in a file of `fcnseg export`, in any format; None in other files.
 
-    CheckpointError where the file can't be read.
+    CheckpointError when the file can't be read.
     """
     with _mapped(path) as data:
         start = data[:8]
         if start[:4] == b"PK\x03\x04" or start[4:] in (LITERT, EXECUTORCH):
-            return _in_zip(path)  # TorchScript and torch.export, or files for phones
+            return _header_in_zip(path)  # TorchScript, torch.export, LiteRT, ExecuTorch
         if start[:1] == b"<":
             found = re.search(rb'<%s value="([^"]*)"' % KEY.encode(), data)
             return html.unescape(found[1].decode(errors="replace")) if found else None
@@ -62,14 +65,14 @@ def header_in(path: Path) -> str | None:
 
 
 _EXTERNAL = (8, 9)
-"""Fields of a LiteRT model that name files with its weights (Model in TFLite's schema)."""
+"""Fields of a LiteRT model that refer to files with its weights (Model in TFLite's schema)."""
 
 
 def litert_header(path: Path) -> str:
     """The checkpoint's header of a LiteRT file.
 
-    CheckpointError for other files, and where weights would be read from another file: runtimes
-    open whatever is named.
+    CheckpointError for other files, and when weights would be read from another file: runtimes
+    open any path that is named.
     """
     with _mapped(path) as data:
         try:
@@ -88,7 +91,7 @@ def litert_header(path: Path) -> str:
             hint="only LiteRT files with their weights inside are read: fcnseg export MODEL "
             "--format litert",
         )
-    return _attached(path, "a LiteRT file")
+    return _attached_header(path, "a LiteRT file")
 
 
 def executorch_header(path: Path) -> str:
@@ -97,36 +100,36 @@ def executorch_header(path: Path) -> str:
         known = data[4:8] == EXECUTORCH
     if not known:
         raise not_loaded(path, "as an ExecuTorch file", "it is truncated or not one")
-    return _attached(path, "an ExecuTorch file")
+    return _attached_header(path, "an ExecuTorch file")
 
 
 def included(header: str) -> list[str]:
-    """What a file's header says of `--include`; nothing where it is broken."""
+    """The values of `--include` that a file was exported with; none if its header is broken."""
     try:
         return list(json.loads(header)["extra"][EXPORT]["include"])
     except PARSE_ERRORS:
         return []
 
 
-def _attached(path: Path, kind: str) -> str:
-    header = _in_zip(path)
+def _attached_header(path: Path, kind: str) -> str:
+    header = _header_in_zip(path)
     if header is None:
         raise not_written_by_fcnseg(path, kind)
     return header
 
 
 def check_data_files(path: Path) -> None:
-    """CheckpointError where a model's weights would be read from outside its folder.
+    """CheckpointError if a runtime would read a model's weights from outside its folder.
 
-    ONNX files name them (external data), OpenVINO's have one beside them; the runtimes open what
-    is named, or did in earlier versions. What links lead to counts: a model that is itself a link,
-    as in a download cache, may have its weights beside what it leads to. A file that is neither
-    is refused, too: runtimes might find names in it that this module does not.
+    ONNX files contain their paths (external data), OpenVINO's have a .bin beside them; runtimes
+    open any path, or did in earlier versions. Symbolic links are resolved: a model that is a link,
+    as in a download cache, may have its weights beside the link's target. Files in neither format
+    are refused as well: a runtime might find paths in them that this module does not.
     """
     named: set[str] | None
     with _mapped(path) as data:
         start = data[:64]
-        if start.lstrip()[:1] == b"<" and "web page" in what_else(start):
+        if start.lstrip()[:1] == b"<" and "web page" in guess_content(start):
             named = None
         elif start[:4].removeprefix(codecs.BOM_UTF8).startswith(b"<"):  # OpenVINO
             beside = path.with_suffix(".bin")
@@ -135,7 +138,7 @@ def check_data_files(path: Path) -> None:
             with memoryview(data) as view:
                 named = data_files(view)
     if named is None:
-        kind = what_else(start)
+        kind = guess_content(start)
         raise not_loaded(
             path,
             "as an OpenVINO file" if path.suffix.lower() == ".xml" else "as an ONNX file",
@@ -152,9 +155,9 @@ def _check_data_file(path: Path, name: str) -> None:
         folders = path.parent.resolve(), path.resolve().parent
         inside = any(file.is_relative_to(folder) for folder in folders)
         there = file.is_file()
-    except (OSError, RuntimeError, ValueError):  # links in a circle, NUL
+    except (OSError, RuntimeError, ValueError):  # circular links, NUL
         inside = there = False
-    if not inside or "*" in name:  # ONNX Runtime's own mark for an address in memory has one
+    if not inside or "*" in name:  # ONNX Runtime's tag for an address in memory contains "*"
         raise CheckpointError(
             f"{path} names {name!r} as a file of its weights, which is outside its folder; it was "
             "not opened.",
@@ -170,10 +173,10 @@ def _check_data_file(path: Path, name: str) -> None:
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
-    """A file's content; CheckpointError where it can't be read."""
+    """Map a file into memory; CheckpointError when it can't be read."""
     try:
         with path.open("rb") as file:
-            empty = not os.fstat(file.fileno()).st_size  # which can't be mapped
+            empty = not os.fstat(file.fileno()).st_size  # mmap refuses empty files
             data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise cannot_read(path, error, CheckpointError) from None
@@ -181,26 +184,26 @@ def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
         yield data
 
 
-_MOST_OF_HEADER = 1 << 26
-"""Bytes; a real one has thousands."""
+_MAX_HEADER_BYTES = 1 << 26
+"""Far more than any header has (thousands)."""
 
 
-def _in_zip(path: Path) -> str | None:
+def _header_in_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if entry.filename.endswith((f"extra/{KEY}", ATTACHED)):
-                    with archive.open(entry) as file:  # its size may be claimed
-                        return file.read(_MOST_OF_HEADER).decode(errors="replace")
+                    with archive.open(entry) as file:  # its stated size may be false
+                        return file.read(_MAX_HEADER_BYTES).decode(errors="replace")
             return None
     except (zipfile.BadZipFile, zlib.error, RuntimeError, *PARSE_ERRORS):
         return None
 
 
 def metadata(model: bytes | memoryview) -> dict[str, str]:
-    """The metadata of an ONNX file (ModelProto.metadata_props), without the package onnx.
+    """The metadata of an ONNX file (ModelProto.metadata_props), read without the package onnx.
 
-    What is not an ONNX file has none.
+    Empty for other files.
     """
     found: dict[str, str] = {}
     try:
@@ -213,10 +216,7 @@ def metadata(model: bytes | memoryview) -> dict[str, str]:
 
 
 def data_files(model: bytes | memoryview) -> set[str] | None:
-    """The files that an ONNX file's tensors lie in (external data), as it names them.
-
-    None for what is not an ONNX file.
-    """
+    """The paths of an ONNX file's external data, as written in it; None for other files."""
     try:
         return set(_locations(memoryview(model), "model"))
     except PARSE_ERRORS:
@@ -234,7 +234,7 @@ _HOLDING_TENSORS = {
     },
     "sparse tensor": {1: "tensor", 2: "tensor"},
 }  # fmt: skip
-"""Fields of ONNX's messages under which there may be tensors (onnx.proto)."""
+"""Fields of ONNX's messages that can contain tensors (onnx.proto)."""
 
 
 def _locations(message: memoryview, kind: str) -> Iterator[str]:
@@ -248,17 +248,17 @@ def _locations(message: memoryview, kind: str) -> Iterator[str]:
 
 
 def _entry(message: memoryview) -> tuple[str, str]:
-    """A StringStringEntryProto: its key and value."""
+    """Key and value of a StringStringEntryProto."""
     entry = {part: str(text, "utf-8") for part, text in _fields(message)}
     return entry.get(1, ""), entry.get(2, "")
 
 
 def _fields(data: memoryview) -> list[tuple[int, memoryview]]:
-    """The fields of a protobuf message that hold bytes, with their numbers."""
+    """The length-delimited fields of a protobuf message, with their numbers."""
     fields, at = [], 0
     while at < len(data):
         tag, at = _varint(data, at)
-        if tag >> 32:  # a parser that keeps 32 bits would find another field here
+        if tag >> 32:  # a parser that truncates to 32 bits would see another field
             raise ValueError("no field has such a number")
         kind = tag & 7
         if kind == 0:
@@ -277,7 +277,7 @@ def _fields(data: memoryview) -> list[tuple[int, memoryview]]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits from `at` on, and where it ends."""
+    """Decode the varint at `at`; return it and the position after it."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -288,7 +288,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 class Port(NamedTuple):
-    """An input or an output of a network: its type as the runtime calls it, its sizes or names."""
+    """An input or output of a network. dtype: as the runtime names it. shape: sizes or symbols."""
 
     name: str
     dtype: str
@@ -301,19 +301,20 @@ class Port(NamedTuple):
 def not_written_by_fcnseg(
     path: Path, kind: str, inputs: Sequence[Port] = (), outputs: Sequence[Port] = ()
 ) -> CheckpointError:
-    """The error for a model file that fcnseg did not write. inputs, outputs: what it has."""
+    """The error for a model file that fcnseg did not write, with its inputs and outputs."""
     found = f" It takes {_listed(inputs)} and gives {_listed(outputs)}." if inputs else ""
     return CheckpointError(
         f"{path} is {kind}, but not one written by fcnseg: it does not say what its classes "
         f"are or how images are prepared for it.{found}",
-        hint="what `fcnseg export MODEL` writes of a checkpoint says both",
+        hint="files written by `fcnseg export MODEL` contain both",
     )
 
 
 def check_logits(path: Path, outputs: Sequence[Port]) -> None:
-    """CheckpointError unless a file gives logits: floats for each class and pixel.
+    """CheckpointError unless a file outputs logits: floats for each class and pixel.
 
-    With labels, the scores that logits are upsampled from will do (`--include argmax-only`).
+    A file with labels may have the scores that logits are upsampled from instead
+    (`--include argmax-only`).
     """
     named = {port.name: port for port in outputs}
     logits = named.get(LOGITS) or (named.get(SCORES) if LABELS in named else None)

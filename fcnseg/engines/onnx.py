@@ -1,4 +1,4 @@
-"""Engines for ONNX files: ONNX Runtime, and OpenCV, which is always there."""
+"""Engines for ONNX files: ONNX Runtime, and OpenCV, which is always installed."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from fcnseg.progress import environment
 
 
 class OnnxEngine(ExportedEngine):
-    """A file written by `fcnseg export`, run by ONNX Runtime.
+    """Runs an exported .onnx file in ONNX Runtime.
 
-    parallel: several threads may call it at the same time, where that is faster.
+    parallel: allow several threads to call it at the same time, where that is faster.
     """
 
     name = "onnxruntime"
@@ -47,7 +47,7 @@ class OnnxEngine(ExportedEngine):
     def __init__(
         self, path: Path, *, device: str = "cpu", precision: str = "f32", parallel: bool = False
     ) -> None:
-        del precision  # there is one
+        del precision  # the file's own
         super().__init__(path, device=device, parallel=parallel)
         self._runtime, self._path = import_onnxruntime(), path
         self.device = _onnx_device(self._runtime, device)
@@ -58,18 +58,18 @@ class OnnxEngine(ExportedEngine):
         names = [output.name for output in session.get_outputs()]
         self.has_scores, self.has_labels = SCORES in names, LABELS in names
         self.has_logits = LOGITS in names
-        self._free[LOGITS if self.has_logits else LABELS] = self._several(str(path), session)
+        self._idle[LOGITS if self.has_logits else LABELS] = self._sessions(str(path), session)
 
     def _workers(self, output: str) -> Workers:
-        model = _leading_to(output, self._path)
-        return self._several(model, self._open(model))
+        model = _part_computing(output, self._path)
+        return self._sessions(model, self._open(model))
 
     def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
         result: NDArray[np.float32] = worker.run([output], inputs)[0]
         return result
 
-    def _several(self, model: str | bytes, session: Any) -> Workers:
-        """A session for each parallel call; the first is given."""
+    def _sessions(self, model: str | bytes, session: Any) -> Workers:
+        """A session for each parallel call, the given one included."""
         # A session with one thread computes in the calling thread, so it can be shared.
         shared = self.parallelism.threads == 1
         others = (
@@ -78,11 +78,11 @@ class OnnxEngine(ExportedEngine):
         return as_workers([session, *others])
 
     def _open(self, model: str | bytes) -> Any:
-        """A session of a file or of its bytes; CheckpointError when it is not ONNX."""
+        """Create a session from a path or a serialised model; CheckpointError when it fails."""
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self.parallelism.threads
         options.log_severity_level = 4
-        # Threads that spin while they wait take the cores from decoding and encoding.
+        # Spinning threads would take the cores from decoding and encoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = dict.fromkeys([_provider(self.device), "CPUExecutionProvider"])
         named: AbstractContextManager[str | bytes] = nullcontext(model)
@@ -96,7 +96,7 @@ class OnnxEngine(ExportedEngine):
 
 
 def import_onnxruntime() -> types.ModuleType:
-    """ONNX Runtime with its telemetry off; MissingExtra when it is not installed."""
+    """Import ONNX Runtime with telemetry disabled; MissingExtra when it is not installed."""
     # Since 1.29 the import itself writes a device id under the home folder.
     with environment(ORT_DISABLE_TELEMETRY="1"):
         try:
@@ -109,10 +109,10 @@ def import_onnxruntime() -> types.ModuleType:
     return module
 
 
-def _leading_to(output: str, path: Path) -> str | bytes:
-    """The file without what one of its outputs does not need; complete without the package onnx.
+def _part_computing(output: str, path: Path) -> str | bytes:
+    """The part of a model that computes an output, serialised; the path if onnx is not installed.
 
-    ONNX Runtime computes everything there is, whatever is asked for (1.32).
+    ONNX Runtime computes all outputs even if only one is requested (1.32).
     """
     if find_spec("onnx") is None:
         return str(path)
@@ -120,16 +120,16 @@ def _leading_to(output: str, path: Path) -> str | bytes:
 
     model = onnx.load(path)
     if any(one.type == onnx.AttributeProto.GRAPH for n in model.graph.node for one in n.attribute):
-        return str(path)  # what a branch or a loop needs is not among its node's inputs
+        return str(path)  # the inputs of a branch or a loop are not inputs of its node
     keep_outputs(model, {output})
     serialised: bytes = model.SerializeToString()
     return serialised
 
 
 def keep_outputs(model: Any, names: Collection[str]) -> None:
-    """Take from an onnx.ModelProto the outputs not named, and what only they need.
+    """Remove all other outputs from an onnx.ModelProto, and the nodes and weights only they need.
 
-    It has no branches and no loops: what they need is not among their nodes' inputs.
+    The model must have no branches or loops, whose inputs are not inputs of their nodes.
     """
     needed, nodes = set(names), []
     for node in reversed(model.graph.node):
@@ -144,7 +144,7 @@ def keep_outputs(model: Any, names: Collection[str]) -> None:
 
 
 def _onnx_device(runtime: Any, name: str) -> str:
-    """The device this ONNX Runtime can use; OptionError when it can't use the one asked for."""
+    """Resolve a device name for this ONNX Runtime; OptionError when it does not support it."""
     there = {_provider(kind): kind for kind in ("cuda", "mps")}
     providers = runtime.get_available_providers()
     found = [there[one] for one in providers if one in there]
@@ -171,7 +171,7 @@ def _provider(device: str) -> str:
 
 
 def _header_of(session: Any, path: Path) -> str:
-    """The checkpoint's header inside an exported file; CheckpointError for another one."""
+    """The checkpoint's header in an exported file; CheckpointError for other files."""
     header = session.get_modelmeta().custom_metadata_map.get(KEY)
     inputs, outputs = _ports(session.get_inputs()), _ports(session.get_outputs())
     if header is None or [port.name for port in inputs] != ["images"]:
@@ -187,9 +187,9 @@ def _ports(values: Sequence[Any]) -> list[Port]:
 
 
 def _layout_and_size(header: str) -> tuple[str, list[int] | None]:
-    """The order of a file's axes and the only height and width it takes, by its header.
+    """The input layout and the fixed (height, width) of a file, by its header.
 
-    None: it takes any size, or its header is broken.
+    None: any size, or the header is broken.
     """
     try:
         about = json.loads(header)["extra"][EXPORT]
@@ -200,7 +200,7 @@ def _layout_and_size(header: str) -> tuple[str, list[int] | None]:
 
 
 def _check_input(value: Any, header: str, path: Path) -> None:
-    """CheckpointError unless the input is what the header says: uint8 (N, H, W, 3), or others."""
+    """CheckpointError unless the input matches the header, such as uint8 (N, H, W, 3)."""
     (layout, size), (count, dtype) = _layout_and_size(header), bands_in(header)
     kind = f"tensor({'float' if dtype == 'float32' else dtype})"
     found = [n if isinstance(n, int) else None for n in value.shape or []]
@@ -216,7 +216,7 @@ def _check_input(value: Any, header: str, path: Path) -> None:
 
 
 class OpenCvEngine(ExportedEngine):
-    """An exported .onnx file, run by OpenCV on the processor in f32."""
+    """Runs an exported .onnx file in OpenCV on the CPU, in f32."""
 
     name = "opencv"
     device = "cpu"
@@ -225,7 +225,7 @@ class OpenCvEngine(ExportedEngine):
     def __init__(
         self, path: Path, *, device: str = "auto", precision: str = "f32", parallel: bool = False
     ) -> None:
-        del precision, parallel  # one precision, one thread at a time
+        del precision, parallel  # f32 only, one thread at a time
         super().__init__(path, device=device)
         check_is_cpu(device, "OpenCV runs networks")
         try:
@@ -245,7 +245,7 @@ class OpenCvEngine(ExportedEngine):
             self._net = Net(name if data_files(model) else model)
 
     def _workers(self, output: str) -> Workers:
-        del output  # the network has one
+        del output  # logits only
         return as_workers([self._net])
 
     def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:

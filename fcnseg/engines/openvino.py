@@ -1,4 +1,4 @@
-"""Intel's OpenVINO as an engine: often the fastest on a processor, Intel's or not."""
+"""The OpenVINO engine: often the fastest on a CPU, from Intel or others."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from fcnseg.errors import MissingExtra, OptionError
 from fcnseg.files import utf8_name
 from fcnseg.models.checkpoint import KEY
 
-_KEPT = "64"
-"""Layers prepared for one size that are kept for the next image of that size. Of the usual 5,000
+_CACHE_CAPACITY = "64"
+"""Compiled layers that are cached for later images of the same size. With the default of 5,000
 memory grows with every new size: benchmarks/many_sizes.py."""
 
 
 _ONE_THREAD = {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1"}
 
-_let_go = threading.Event()
-"""Whether an engine was closed in this process or one that it was forked from."""
+_engine_closed = threading.Event()
+"""Set when an engine was closed in this process or in one that it was forked from."""
 
 
 class OpenVinoEngine(ExportedEngine):
-    """An exported file, .onnx or .xml, run by OpenVINO on the processor.
+    """Runs an exported .onnx or .xml file in OpenVINO on the CPU.
 
-    precision: f32 unless another is asked for. Left to itself OpenVINO takes bf16 where the
-    processor has it, and labels change.
-    parallel: several threads may call it at the same time, where that is faster.
+    precision: "auto" is f32. OpenVINO's own default is bf16 on CPUs that support it, which changes
+    labels.
+    parallel: allow several threads to call it at the same time, where that is faster.
     """
 
     name = "openvino"
@@ -65,7 +65,10 @@ class OpenVinoEngine(ExportedEngine):
             raise OptionError(f"OpenVINO computes in {known}; found {precision!r}.")
         model = read_model(path)
         self.header = _header_of(model, path)
-        options = {"INFERENCE_PRECISION_HINT": wanted, "CPU_RUNTIME_CACHE_CAPACITY": _KEPT}
+        options = {
+            "INFERENCE_PRECISION_HINT": wanted,
+            "CPU_RUNTIME_CACHE_CAPACITY": _CACHE_CAPACITY,
+        }
         self.parallelism = parallelism_on("cpu") if parallel else SEQUENTIAL
         if self.parallelism.count > 1:
             threads = self.parallelism.count * self.parallelism.threads
@@ -73,15 +76,15 @@ class OpenVinoEngine(ExportedEngine):
                 "NUM_STREAMS": str(self.parallelism.count),
                 "INFERENCE_NUM_THREADS": str(threads),
             }
-        if _opened_in() != os.getpid():
-            options |= _in_a_fork()
-        weakref.finalize(self, _let_go.set)
+        if _first_process() != os.getpid():
+            options |= _options_after_fork()
+        weakref.finalize(self, _engine_closed.set)
         self._model, self._options = model, options
         names = {name for output in model.outputs for name in output.names}
         self.has_scores, self.has_labels = SCORES in names, LABELS in names
         self.has_logits = LOGITS in names
-        asked_first = SCORES if self.has_scores else LOGITS
-        self._free[asked_first] = self._workers(asked_first)
+        first = SCORES if self.has_scores else LOGITS
+        self._idle[first] = self._workers(first)
 
     def _workers(self, output: str) -> Workers:
         openvino = import_openvino()
@@ -96,9 +99,9 @@ class OpenVinoEngine(ExportedEngine):
 
 
 def import_openvino() -> types.ModuleType:
-    """OpenVINO with its telemetry off; MissingExtra when it is not installed."""
-    # Its import looks for this package, which writes an id under the home folder and phones
-    # home; without it OpenVINO does neither.
+    """Import OpenVINO with telemetry disabled; MissingExtra when it is not installed."""
+    # This package, which OpenVINO imports if it is there, writes an id under the home folder and
+    # sends data; without it OpenVINO does neither.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
@@ -109,7 +112,7 @@ def import_openvino() -> types.ModuleType:
 
 
 def read_model(path: Path) -> Any:
-    """A model file as OpenVINO's own; CheckpointError when it is none."""
+    """Read a file as an OpenVINO model; CheckpointError when it is not one."""
     import_openvino()
     try:
         with utf8_name(path) as name:
@@ -121,47 +124,47 @@ def read_model(path: Path) -> Any:
 
 
 @functools.cache
-def _opened_in() -> int:
-    """The process that first used OpenVINO; another one was forked from it."""
+def _first_process() -> int:
+    """Id of the process that first used OpenVINO; a process with another id was forked."""
     return os.getpid()
 
 
-def _in_a_fork() -> dict[str, str]:
-    """Options with which a forked process makes threads of its own.
+def _options_after_fork() -> dict[str, str]:
+    """Options with which OpenVINO creates new threads in a forked process.
 
-    OpenVINO gives a new model the threads of one that was closed, if they were made with the same
-    options; in a forked process they are missing, and it would wait for them for ever. With one
-    core no options differ: OptionError.
+    OpenVINO reuses the threads of a closed model for a new one with the same options; in a forked
+    process these threads do not exist, and it would wait for them forever. With one core there are
+    no different options: OptionError.
     """
-    if usable_cores() == 1 and _let_go.is_set():
+    if usable_cores() == 1 and _engine_closed.is_set():
         raise OptionError(
             "OpenVINO can't open a model here: this process was forked from one that had closed "
             "a model, and OpenVINO would wait for that one's threads.",
-            hint='start the workers with multiprocessing\'s "spawn", or take another engine',
+            hint='start the workers with multiprocessing\'s "spawn", or use another engine',
         )
     return _ONE_THREAD
 
 
 @functools.cache
 def _core() -> Any:
-    """OpenVINO's plugins, one set for as long as the process lives.
+    """OpenVINO's Core with its plugins, created once and never released.
 
-    They give the thread that loads them a stack for its signals (processors with AMX need a large
-    one). When they are let go of in another thread that stack is gone but still in use, and the
-    next Ctrl-C ends the process with a segmentation fault (2026.4).
+    The plugins allocate a signal stack for the thread that loads them (CPUs with AMX need a large
+    one). If another thread releases them, the stack is freed but still in use, and the next Ctrl-C
+    ends the process with a segmentation fault (2026.4).
 
-    An array is looked at before any thread computes: whoever does it first initialises numpy's
-    interface and lets go of Python's lock meanwhile; a second thread then waits for that with the
-    lock in its hands, and both wait for ever (2026.4; seen once, under load).
+    A tensor's data is accessed here, before any thread computes, to prevent a deadlock: the first
+    access initialises NumPy's API and releases the GIL meanwhile; a second thread then waits for
+    the initialisation while it holds the GIL (2026.4; seen once, under load).
     """
-    _opened_in()
+    _first_process()
     openvino = import_openvino()
     _ = openvino.Tensor(np.zeros(1, np.uint8)).data
     return openvino.Core()
 
 
 def _header_of(model: Any, path: Path) -> str:
-    # An .onnx file's metadata arrive under "framework".
+    # OpenVINO puts an .onnx file's metadata under "framework".
     inputs, outputs = _ports(model.inputs), _ports(model.outputs)
     for place in ([KEY], ["framework", KEY]):
         if model.has_rt_info(place) and [port.name for port in inputs] == ["images"]:

@@ -1,4 +1,4 @@
-"""The engine that runs a network in torch."""
+"""The engine that runs a network in PyTorch."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 class TorchEngine(Engine):
-    """A network in PyTorch itself, on any device it knows.
+    """Runs a network in PyTorch, on any of its devices.
 
-    parallel: several threads may call it at the same time, where that is faster.
+    parallel: allow several threads to call it at the same time, where that is faster.
 
-    It pickles and copies with its weights.
+    Pickling and copying include the weights.
     """
 
     name = "torch"
@@ -65,7 +65,7 @@ class TorchEngine(Engine):
 
     @property
     def network(self) -> FCN:
-        """The network itself, in evaluation mode, on the engine's device."""
+        """The network, in evaluation mode, on the engine's device."""
         return self._network
 
     @property
@@ -89,7 +89,7 @@ class TorchEngine(Engine):
     def skip_scores(
         self, images: Images, *, size: Size | None = None
     ) -> dict[int, NDArray[np.float32]]:
-        """Each skip's contribution to the logits, by stride: float32 (N, K, H, W); they sum to it.
+        """The logits as a sum of one term per skip, by stride: float32 (N, K, H, W) each.
 
         OptionError when the network does not sum scores (fuse is not "score").
         """
@@ -114,12 +114,11 @@ class TorchEngine(Engine):
     def logits_without_skips(
         self, images: Images, *, size: Size | None = None
     ) -> dict[int, NDArray[np.float32]]:
-        """The logits without one skip each, by its stride: float32 (N, K, H, W).
+        """Ablate one skip at a time: its stride -> the logits without it, float32 (N, K, H, W).
 
-        That skip's features are zero before they are added or concatenated (fuse is "feature" or
-        "concat"); all else is as it was. Unlike terms of a sum, the differences from the full
-        logits do not add up to them. OptionError for a network without such skips. Not for
-        several threads at the same time.
+        The skip's features are set to zero before they are added or concatenated (fuse is
+        "feature" or "concat"). The differences from the full logits do not add up to them.
+        OptionError for a network without such skips. Not thread-safe.
         """
         skips = self._feature_skips()
         return {stride: self._without([skip], images, size) for stride, skip in skips.items()}
@@ -127,10 +126,10 @@ class TorchEngine(Engine):
     def logits_up_to_skips(
         self, images: Images, *, size: Size | None = None
     ) -> dict[int, NDArray[np.float32]]:
-        """The logits without all skips finer than a stride, by stride, from coarse to fine.
+        """The logits without the skips finer than a stride, by stride, from coarse to fine.
 
-        float32 (N, K, H, W); the last are the network's own. Where scores are summed, partial
-        sums; else the finer skips' features are zero. As logits_without_skips.
+        float32 (N, K, H, W); the last are the network's own. Partial sums if scores are summed;
+        otherwise the finer skips' features are set to zero, as in logits_without_skips.
         """
         if self.sums_scores:
             parts = sorted(self.skip_scores(images, size=size).items(), reverse=True)
@@ -177,15 +176,15 @@ class TorchEngine(Engine):
         self._opened_in.check_device(self.device)
         if self._device.type == "cpu":
             release_freed_memory(images.shape)
-        # torch warns of read-only memory.
+        # Copy read-only arrays, about which torch would warn.
         batch = torch.from_numpy(images if images.flags.writeable else images.copy())
         return batch.to(self._device, non_blocking=True)
 
 
 def score_grid_of(network: nn.Module) -> ScoreGrid | None:
-    """The grid of the scores that a network upsamples bilinearly to logits; else None.
+    """The grid of the scores if a network upsamples them bilinearly to logits; else None.
 
-    Only the shape of the network counts: its weights may be on the device "meta".
+    Weights are not used and may be on device "meta".
     """
     decoder = getattr(network, "decoder", None)
     if not isinstance(decoder, Decoder) or decoder.detail is not None:

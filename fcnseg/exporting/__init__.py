@@ -1,4 +1,4 @@
-"""The formats a model is exported to: each writes a file and runs it again for the parity check."""
+"""Export formats: each writes a file and runs it for the parity check."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ from fcnseg.progress import defer_interrupts
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of exported file.
+    """An export format.
 
-    suffix: of its name; beside: of the files that belong to it.
-    write: makes the file of a checkpoint, whose header it carries.
-    run: gives functions from images to logits, and to labels where there is a shorter way,
-        that use nothing but the file.
-    refuse: raises OptionError or MissingExtra where it can't be written, before anything is done.
+    suffix: of its file; beside: suffixes of additional files.
+    write: writes a checkpoint, including its header, to a file.
+    run: returns functions from images to logits, and to labels if the file has them as an output,
+        which use only the file.
+    refuse: raises OptionError or MissingExtra when it can't be written, before work is done.
     """
 
     suffix: str
@@ -69,7 +69,7 @@ def _need_onnx(_: GraphOptions) -> None:
     _require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
 
 
-def _refuse_for_phones(kind: str, module: str, extra: str, options: GraphOptions) -> None:
+def _refuse_for_mobile(kind: str, module: str, extra: str, options: GraphOptions) -> None:
     refuse_options(options, kind)
     _require(module, extra=extra, what=f"Exporting to {kind}")
 
@@ -92,10 +92,10 @@ def _write_openvino(checkpoint: Checkpoint, path: Path, options: GraphOptions) -
         with quiet():
             model = read_model(onnx)
             model.set_rt_info(checkpoint.header_json(), [KEY])
-            half = options.precision == "f16"  # of weights; the runtime chooses its arithmetic
+            half = options.precision == "f16"  # weights only; the runtime chooses its precision
             try:
                 openvino.save_model(model, str(path), compress_to_fp16=half)
-            except RuntimeError as error:  # of its streams, on a full disk for example
+            except RuntimeError as error:  # I/O errors, such as a full disk
                 raise OSError(
                     errno.EIO, f"OpenVINO did not write all of it ({reason(error)})"
                 ) from None
@@ -105,10 +105,10 @@ def _write_torchscript(checkpoint: Checkpoint, path: Path, options: GraphOptions
     module = Complete(checkpoint.build(), checkpoint.preprocess, options)
     images = example(options.size, checkpoint.preprocess.bands, options.layout)
     with quiet():
-        # Traced, not scripted: sizes are recorded as computed, so that they stay free.
+        # Traced, not scripted: sizes are recorded as computations and stay dynamic.
         traced = torch.jit.trace(module, images, check_trace=False)  # type: ignore[no-untyped-call]
         header = checkpoint.header_json().encode()
-        written = io.BytesIO()  # torch ends the process where it writes to a full disk itself
+        written = io.BytesIO()  # torch.jit.save aborts the process on a full disk
         torch.jit.save(traced, written, _extra_files={KEY: header})
     path.write_bytes(written.getbuffer())
 
@@ -127,8 +127,8 @@ def _write_torch_export(checkpoint: Checkpoint, path: Path, options: GraphOption
     images = example(options.size, checkpoint.preprocess.bands, options.layout)
     with quiet():
         program = torch.export.export(module, (images,), dynamic_shapes=sizes)
-        # Guards on how the example lay in memory would refuse sizes that divide by a stride.
-        # They do not touch the arithmetic, as the comparison shows. Absent before torch 2.9.
+        # Guards on the example's memory layout would reject sizes that are divisible by a stride.
+        # They do not affect outputs, as the parity check shows. Absent before torch 2.9.
         if hasattr(program, "_guards_code"):
             program._guards_code = []
         written = io.BytesIO()
@@ -146,12 +146,12 @@ def _run_torch_export(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
 def _as_run(
     module: Callable[[Tensor], Tensor | tuple[Tensor, ...]], header: str | bytes
 ) -> tuple[LogitsFunction, LabelsOf | None]:
-    """Functions of a module whose header says what it gives."""
+    """Make the functions to logits and labels of a module, by its header."""
     text = header if isinstance(header, str) else header.decode()
     about = Checkpoint.from_header(text).extra.get(EXPORT, {})
 
     def outputs(images: Images) -> tuple[Tensor, ...]:
-        parts = images[:, None] if about.get("size") else [images]  # one at a time
+        parts = images[:, None] if about.get("size") else [images]  # fixed size: batch of 1
         if about.get("layout") == "NCHW":
             parts = [channels_first(part) for part in parts]
         with torch.no_grad():
@@ -169,7 +169,7 @@ def _as_run(
 
 
 def opset_of(path: Path) -> int | None:
-    """The version of the operators in an ONNX file; None for files of other kinds."""
+    """The opset version of an ONNX file; None for other files."""
     if path.suffix != ".onnx":
         return None
     import onnx
@@ -190,14 +190,14 @@ FORMATS = {
         (),
         write_litert,
         partial(_run_in, "litert"),
-        partial(_refuse_for_phones, "LiteRT", "litert_torch", "litert"),
+        partial(_refuse_for_mobile, "LiteRT", "litert_torch", "litert"),
     ),
     "executorch": Format(
         ".pte",
         (),
         write_executorch,
         partial(_run_in, "executorch"),
-        partial(_refuse_for_phones, "ExecuTorch", "executorch", "executorch"),
+        partial(_refuse_for_mobile, "ExecuTorch", "executorch", "executorch"),
     ),
 }
 
@@ -218,12 +218,12 @@ def convert(
     about: Mapping[str, Any] | None = None,
     report: bool = False,
 ) -> Parity:
-    """Write a checkpoint in another format, verify that its outputs match, then name the file.
+    """Export a checkpoint and verify that the outputs match.
 
-    about: what the file's header says of its export besides `options`. report: whether the
-    figures are written beside it, as *.parity.json.
-    OptionError or MissingExtra where the format can't be written, CheckpointError when the outputs
-    do not match; `path` is then as it was before.
+    about: added to the export's entry in the file's header. report: write the results beside it,
+    as *.parity.json.
+    OptionError or MissingExtra when the format can't be written, CheckpointError when the outputs
+    do not match; `path` is unchanged then.
     """
     kind = FORMATS[format]
     kind.refuse(options)
@@ -236,7 +236,7 @@ def convert(
 
 
 def write_report(path: Path, figures: Mapping[str, Any]) -> None:
-    """Write how near a file is to its checkpoint, beside it."""
+    """Write the results of the parity check beside a file."""
     text = json.dumps(figures, indent=1)
     path.with_suffix(REPORT_SUFFIX).write_text(f"{text}\n", encoding="utf-8")
 
@@ -248,7 +248,7 @@ def verify(
     options: GraphOptions,
     trial: Trial | None = None,
 ) -> Parity:
-    """How near a file's outputs are to a checkpoint's; CheckpointError when not near enough."""
+    """Compare a file's outputs with a checkpoint's; CheckpointError when they do not match."""
     trial = trial or Trial(size=options.size, bands=checkpoint.preprocess.bands)
     resizes = surroundings(checkpoint.preprocess, options)[0] is not None
     trial = replace(trial, tolerance=tolerance_of(options.precision, resizes=resizes))
@@ -263,7 +263,7 @@ def verify(
 
 
 def labelled(checkpoint: Checkpoint, options: GraphOptions, **more: object) -> Checkpoint:
-    """A checkpoint whose header says what the file computes; `more` is said beside it."""
+    """A copy of a checkpoint whose header describes the exported graph; more: added to it."""
     grid = score_grid_of(build_empty(checkpoint.spec))
     about = {
         **described(checkpoint.preprocess, options),
@@ -277,7 +277,7 @@ def labelled(checkpoint: Checkpoint, options: GraphOptions, **more: object) -> C
 
 
 def original_logits(checkpoint: Checkpoint, options: GraphOptions) -> LogitsFunction:
-    """The network as it was trained and as infer runs it, not as it is exported."""
+    """The reference: the network as `infer` runs it, without changes for export."""
     engine = TorchEngine(checkpoint.build(), checkpoint.preprocess)
     if surroundings(checkpoint.preprocess, options)[0] is None:
         return engine.logits
@@ -292,16 +292,16 @@ def original_logits(checkpoint: Checkpoint, options: GraphOptions) -> LogitsFunc
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """A file in a folder of its own, which gets its name only when the block ends well.
+    """Yield a path in a temporary folder; the file is renamed to `path` if the block succeeds.
 
-    What was written beside it comes along, before it. Until then its name is one that every
-    library takes. MediaError where the system refuses.
+    Files written beside it are moved as well, first. The temporary name is ASCII, which every
+    library accepts. MediaError for errors of the system.
     """
     try:
         with folder_beside(path) as folder, utf8_name(folder) as named:
             written = Path(named) / f"model{path.suffix}"
             yield written
-            with defer_interrupts():  # they belong together
+            with defer_interrupts():  # no interruption between files that belong together
                 for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
                     part.replace(path.parent / f"{path.stem}{part.name.removeprefix('model')}")
     except OSError as error:

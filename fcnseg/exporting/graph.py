@@ -1,8 +1,8 @@
-"""What is exported: a network with all that happens before and after it.
+"""The exported graph: a network with its preprocessing and postprocessing.
 
     images uint8 (N, H, W, C) -> resize -> normalise -> network -> resize -> logits, labels
 
-Every step is a tensor operation of free sizes: a file needs nothing from its user but pixels.
+Every step is a tensor operation with dynamic sizes: a file needs only pixels as input.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import Preprocess
 
 SKIP = "skip_"
-"""Names of the outputs with one skip's contribution begin so; the stride follows."""
+"""Prefix of the outputs with one skip's contribution; the stride follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphOptions:
-    """What a file computes.
+    """Options of an exported graph.
 
-    size: the only height and width that it takes, one image at a time; None: any, any number.
-    precision: of the features; class scores and all after them are f32 in any case.
-    layout: of the images that a file takes; inside and in fcnseg they are NHWC.
+    size: fixed height and width with a batch size of 1; None: dynamic.
+    precision: of the features; class scores and everything after them are always f32.
+    layout: of the input; inside the graph and in fcnseg it is NHWC.
     include: outputs besides the logits.
-    resizes: whether the images come at their own size and the logits leave at it; else as the
-        network sees them.
+    resizes: whether the graph resizes images to the network's input size and logits back to the
+        image's size.
     """
 
     size: tuple[int, int] | None = None
@@ -51,12 +51,12 @@ class GraphOptions:
 
     @property
     def labels(self) -> bool:
-        """Whether the labels are an output."""
+        """Whether labels are an output."""
         return "argmax" in self.include or self.labels_only
 
     @property
     def labels_only(self) -> bool:
-        """Whether labels, and what logits are upsampled from, come instead of the logits."""
+        """Whether labels and the scores replace the logits."""
         return "argmax-only" in self.include
 
 
@@ -65,7 +65,7 @@ PLAIN = GraphOptions()
 
 
 def needs_logits() -> OptionError:
-    """The error where labels alone are asked for, and nothing is saved without the logits."""
+    """The error for labels without logits where that saves no work."""
     return OptionError(
         "--include argmax-only saves nothing here: the labels are computed from the logits at "
         "every pixel.",
@@ -75,10 +75,9 @@ def needs_logits() -> OptionError:
 
 
 class Graph(nn.Module):
-    """A network with its normalisation, for images at the size it sees.
+    """A network with its normalisation, for images at its input size.
 
-    Batch norms are folded and nothing is done in place: the exporters then have half the
-    work, and the graph stays one operator a step.
+    Batch norms are folded and no operation is in place, which halves the time of exporters.
 
     names: of the outputs, in order.
     """
@@ -120,8 +119,8 @@ class Graph(nn.Module):
                     module.float()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """uint8 (N, h, w, C) -> float32 logits (N, K, h, w), and the others of `names`."""
-        # contiguous: with channels last the exporters spend half their time on strides.
+        """uint8 (N, h, w, C) -> float32 logits (N, K, h, w), and the other outputs in `names`."""
+        # contiguous: with channels last, exporters take twice as long.
         prepared = self.preprocess.normalise(images).contiguous()
         if self.half_precision:
             prepared = prepared.half()
@@ -130,15 +129,15 @@ class Graph(nn.Module):
             return logits.float(), scores.float()
         if self.skips:
             parts = self.network.skip_scores(prepared)
-            logits = torch.stack(list(parts.values())).sum(0)  # exactly what they are parts of
+            logits = torch.stack(list(parts.values())).sum(0)  # exactly the sum of the outputs
             return logits.float(), *(part.float() for part in parts.values())
         return (self.network(prepared).float(),)
 
 
 class Before(nn.Module):
-    """Images at their own size, uint8 (N, H, W, C) -> as the network sees them, (N, h, w, C).
+    """Resizes images uint8 (N, H, W, C) to the network's input size, (N, h, w, C).
 
-    opaque: written so that an exporter does not reason about sizes (resized_images).
+    opaque: hide sizes from the exporter's symbolic analysis (see resized_images).
     """
 
     def __init__(self, preprocess: Preprocess, *, opaque: bool = False) -> None:
@@ -146,12 +145,12 @@ class Before(nn.Module):
         self.preprocess, self.opaque = preprocess, opaque
 
     def forward(self, images: Tensor) -> Tensor:
-        """What fcnseg.io.images.resize_image makes of them."""
+        """The same as fcnseg.io.images.resize_image."""
         return resized_images(images, self.preprocess, opaque=self.opaque)
 
 
 class After(nn.Module):
-    """Logits at the size that the network sees -> at the images' own size, and their labels."""
+    """Resizes logits to the images' size, and computes labels."""
 
     def __init__(self, *, resizes: bool, labels: bool) -> None:
         super().__init__()
@@ -167,9 +166,9 @@ class After(nn.Module):
 
 
 class Complete(nn.Module):
-    """All of it: images at their own size in, logits (and labels) of that size out.
+    """The complete graph: images at their own size in, logits (and labels) of that size out.
 
-    A single output comes bare, several as a tuple in the order of `names`.
+    Returns a tensor for a single output, else a tuple in the order of `names`.
     """
 
     def __init__(self, network: FCN, preprocess: Preprocess, options: GraphOptions) -> None:
@@ -180,7 +179,7 @@ class Complete(nn.Module):
         self.channels_first = options.layout == "NCHW"
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """uint8 (N, H, W, C), or of the layout that was asked for -> what `names` says."""
+        """uint8 (N, H, W, C), or (N, C, H, W) for NCHW -> the outputs in `names`."""
         if self.channels_first:
             images = images.permute(0, 2, 3, 1)  # (N, H, W, C)
         seen = images if self.before is None else self.before(images)
@@ -194,10 +193,10 @@ class Complete(nn.Module):
 def surroundings(
     preprocess: Preprocess, options: GraphOptions
 ) -> tuple[Before | None, After | None]:
-    """What comes before and after the network, where there is anything to do.
+    """The preprocessing and postprocessing around the network; None where nothing is to be done.
 
-    Bands of more than 8 bits, and 2 or more than 4 bands, are not resized: OpenCV's arithmetic
-    is another one there.
+    Bands of more than 8 bits, and 2 or more than 4 bands, are not resized: there OpenCV's
+    arithmetic differs.
     """
     bands, short_side = preprocess.bands, preprocess.short_side
     known = bands is None or (bands.dtype == "uint8" and bands.carried in (1, 3, 4))
@@ -208,7 +207,7 @@ def surroundings(
 
 
 def described(preprocess: Preprocess, options: GraphOptions) -> dict[str, Any]:
-    """What a file's header says of its graph, as plain data."""
+    """The description of a graph in a file's header, as plain data."""
     before, _ = surroundings(preprocess, options)
     bands = preprocess.bands
     return {
@@ -224,20 +223,20 @@ def described(preprocess: Preprocess, options: GraphOptions) -> dict[str, Any]:
 
 
 def resized_images(images: Tensor, preprocess: Preprocess, *, opaque: bool = False) -> Tensor:
-    """uint8 (N, H, W, C) as the network sees them, to the bit what OpenCV makes of them.
+    """Resize uint8 (N, H, W, C) to the network's input size, bit for bit as OpenCV does.
 
-    Going down each pixel is the mean of the area it covers, in float32. Going up it lies between
-    two, with weights of 11 bits and sums that lose 4, 16 and 2 bits: OpenCV's fixed-point
-    arithmetic. Labels of a pixel near a border would differ otherwise.
+    Downscaling is the mean over the area of a pixel, in float32. Upscaling is bilinear, in
+    OpenCV's fixed-point arithmetic: weights of 11 bits, and sums that are shifted by 4, 16 and 2
+    bits. Otherwise labels of pixels near a boundary would differ.
 
-    opaque: lengths are tensors, not symbols, about which exporters reason for minutes.
+    opaque: lengths are tensors instead of symbols, whose analysis takes exporters minutes.
     """
     one = torch.arange(1)
     lengths: list[Any] = [images.shape[1], images.shape[2]]
     if opaque:
         lengths = [one + length for length in lengths]
     new: Sequence[Any] = preprocess.network_size((lengths[0], lengths[1]))
-    # bool (1,), a part of the graph: no choice is made when it is traced.
+    # bool (1,), part of the graph: tracing makes no decision.
     up = one + new[0] * new[1] >= lengths[0] * lengths[1]
     halved = (one + 2 * new[0] == lengths[0]) & (one + 2 * new[1] == lengths[1])
     rows, down = _taps(lengths[0], new[0], up, opaque)  # (h, T)
@@ -246,13 +245,13 @@ def resized_images(images: Tensor, preprocess: Preprocess, *, opaque: bool = Fal
     wide = torch.where(up, (wide / 16).floor(), wide)
     parts = wide[:, rows] * down[:, :, None, None]  # (N, h, T, w, C)
     sums = torch.where(up, (parts / 65536).floor(), parts).sum(dim=2)  # (N, h, w, C)
-    # Of exactly half the size OpenCV rounds halves up, else to even.
+    # For exactly half the size OpenCV rounds half up, otherwise half to even.
     pixels = torch.where(up, ((sums + 2) / 4).floor(), (sums + halved * 0.125).round())
     return pixels.clamp(0, 255).to(torch.uint8)
 
 
 def _count(length: Any, opaque: bool) -> int:
-    """A length of at least 1 as an axis's."""
+    """Convert a length (at least 1) for use as a size."""
     if not opaque:
         return length  # type: ignore[no-any-return]
     count: int = length.item()
@@ -261,10 +260,10 @@ def _count(length: Any, opaque: bool) -> int:
 
 
 def _taps(length: Any, new: Any, up: Tensor, opaque: bool) -> tuple[Tensor, Tensor]:
-    """Which pixels each new one is made of, int64 (new, T), and their weights, float32 (new, T)."""
+    """Source pixels of each new pixel, int64 (new, T), and their weights, float32 (new, T)."""
     at = torch.arange(_count(new, opaque))[:, None]
     tap = torch.arange(_count((length - 1) // new + 2, opaque))[None]
-    # Areas in units of 1 / new of a pixel, so that they are whole numbers.
+    # Areas in units of 1 / new of a pixel, so that they are integers.
     covering = at * length // new + tap
     overlap = torch.minimum((at + 1) * length, (covering + 1) * new)
     overlap = (overlap - torch.maximum(at * length, covering * new)).clamp(min=0)
@@ -279,7 +278,7 @@ def _taps(length: Any, new: Any, up: Tensor, opaque: bool) -> tuple[Tensor, Tens
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The exporters' warnings and log lines are suppressed."""
+    """Suppress the warnings and log messages of exporters."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

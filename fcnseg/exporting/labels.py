@@ -1,11 +1,11 @@
-"""Labels inside an ONNX file without the logits of every class at every pixel.
+"""Labels in an ONNX graph without the logits of every class at every pixel.
 
-Between four elements of the scores the logits are bilinear. Where one class is the best at all
-four, it is so in between. In the other squares only classes that can win (engines.base.can_win)
-are upsampled; squares with few of them apart from squares with many.
+Between four elements of the scores the logits are bilinear. If one class is the best at all four,
+it is the best in between. In the other squares only classes that can win (engines.base.can_win)
+are upsampled; squares are grouped by their number.
 
-The first square is computed in every group, so that none is empty: TopK of nothing ends the whole
-process in ONNX Runtime up to 1.31. The last group has classes enough for it, and is written last.
+The first square is computed in every group, so that none is empty: an empty TopK crashes the
+process in ONNX Runtime up to 1.31. The last group has enough classes for it and overwrites it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.engines.base import LOST_BY_ROUNDING, ScoreGrid
+from fcnseg.engines.base import ROUNDING_ERROR, ScoreGrid
 
 _END_OF_AXIS = 2**31 - 1
 
 LIMITS = (3, 6, 12, 24, 255)
-"""Squares are divided by how many classes can win in them: up to so many."""
+"""Groups of squares: maximum number of classes that can win."""
 
 _BEGINNING = """
 labels (float[N, K, h, w] scores, uint8[batch, height, width, C] images)
@@ -117,7 +117,7 @@ _END = """
 def labels_model(grid: ScoreGrid, like: Any) -> Any:
     """An onnx.ModelProto: scores float32 (N, K, h, w), images (N, H, W, C) -> labels (N, H, W).
 
-    like: the model whose versions of the operators it has.
+    like: a model with the same opset versions.
     """
     import onnx
 
@@ -154,5 +154,5 @@ def _constants(grid: ScoreGrid) -> dict[str, NDArray[Any]]:
     arrays |= {"zero": np.array(0, np.int64), "step": np.array(1, np.int64)}
     arrays |= {"first_place": np.zeros((1, 3), np.int64)}
     arrays |= {"nothing": np.zeros(1, np.float32)}
-    arrays |= {"rounding": np.array([LOST_BY_ROUNDING], np.float32)}
+    arrays |= {"rounding": np.array([ROUNDING_ERROR], np.float32)}
     return arrays | {"weights": np.ascontiguousarray(weights, np.float32)}

@@ -1,6 +1,6 @@
-"""Files for phones, LiteRT's (TFLite) and ExecuTorch's: one size, one image at a time.
+"""Mobile formats, LiteRT (TFLite) and ExecuTorch: fixed size, one image at a time.
 
-Attached to a file, as to others of TFLite, is a zip archive: the header, and the classes' names.
+A zip archive with the header and the class names is appended to the file, as usual for TFLite.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import environment, without_native_messages
 
 CLASS_NAMES = "labels.txt"
-"""The attached file with one class a line, as TFLite's tools expect it."""
+"""The attached file with one class per line, as TFLite's tools expect it."""
 
 
 class _Named(nn.Module):
-    """All of a file's graph, with names of its outputs."""
+    """A complete graph that returns its outputs by name."""
 
     def __init__(self, complete: Complete) -> None:
         super().__init__()
-        self.complete = complete  # not "graph", a name of torch.fx
+        self.complete = complete  # "graph" is reserved by torch.fx
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images as in Complete -> its outputs by their names."""
@@ -37,7 +37,7 @@ class _Named(nn.Module):
 
 
 def refuse_options(options: GraphOptions, kind: str) -> None:
-    """OptionError for what files for phones can't be; kind: of file, as messages name it."""
+    """OptionError for options that mobile formats do not support; kind: for the message."""
     if options.size is None:
         raise OptionError(
             f"{kind} files take images of one size, which was not given.",
@@ -52,18 +52,18 @@ def refuse_options(options: GraphOptions, kind: str) -> None:
         raise needs_logits()
 
 
-def _of_one_size(checkpoint: Checkpoint, options: GraphOptions) -> tuple[Complete, Tensor]:
-    """A graph for a phone, and images to trace it with."""
+def _fixed_size_graph(checkpoint: Checkpoint, options: GraphOptions) -> tuple[Complete, Tensor]:
+    """The graph, and example images for tracing."""
     complete = Complete(checkpoint.build(), checkpoint.preprocess, options).eval()
     return complete, example(options.size, checkpoint.preprocess.bands, options.layout)
 
 
 def write_litert(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
-    """Write a checkpoint as a .tflite file with its header; it takes images of `options.size` only.
+    """Write a checkpoint as a .tflite file with its header, for images of `options.size`.
 
-    options: those that `refuse_options` lets pass. CheckpointError where it can't be converted.
+    options: checked by `refuse_options`. CheckpointError when it can't be converted.
     """
-    complete, images = _of_one_size(checkpoint, options)
+    complete, images = _fixed_size_graph(checkpoint, options)
     named = _Named(complete).eval()
     with environment(LITERT_TORCH_SHOW_PROGRESS="n"), quiet(), without_native_messages():
         try:
@@ -78,11 +78,11 @@ def write_litert(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> N
 
 
 def write_executorch(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
-    """Write a checkpoint as a .pte file with its header; it takes images of `options.size` only.
+    """Write a checkpoint as a .pte file with its header, for images of `options.size`.
 
-    options: those that `refuse_options` lets pass. CheckpointError where it can't be converted.
+    options: checked by `refuse_options`. CheckpointError when it can't be converted.
     """
-    complete, images = _of_one_size(checkpoint, options)
+    complete, images = _fixed_size_graph(checkpoint, options)
     with quiet(), without_native_messages():
         try:
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -99,14 +99,14 @@ def write_executorch(checkpoint: Checkpoint, path: Path, options: GraphOptions) 
 
 
 def attach_header(path: Path, checkpoint: Checkpoint) -> None:
-    """Append a checkpoint's header, and its classes' names, to a file."""
+    """Append a checkpoint's header and its class names to a file."""
     names = "".join(f"{name}\n" for name in checkpoint.classes.names)
     attach(path, {ATTACHED: checkpoint.header_json(), CLASS_NAMES: names})
 
 
 def attach(path: Path, texts: dict[str, str]) -> None:
-    """Append a zip archive to a file: where TFLite's tools look for a model's associated files."""
-    with zipfile.ZipFile(path, "a") as archive:  # stored, which is all that some readers know
+    """Append a zip archive to a file, where TFLite's tools look for associated files."""
+    with zipfile.ZipFile(path, "a") as archive:  # not compressed: some readers need that
         for name, text in texts.items():
             archive.writestr(zipfile.ZipInfo(name), text)
 
@@ -114,5 +114,5 @@ def attach(path: Path, texts: dict[str, str]) -> None:
 def _not_converted(converter: str, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{converter} can't convert this network: {reason(error)}.",
-        hint="--format onnx, which phones run with ONNX Runtime",
+        hint="--format onnx, which runs on phones in ONNX Runtime",
     )

@@ -1,8 +1,8 @@
-"""ONNX files: the network's graph, and around it the graphs of what comes before and after.
+"""ONNX files: the network's graph with those of preprocessing and postprocessing.
 
-And such a file with all that another program needs: a zip file, or a folder with a web page, which
-segments images and the camera in a browser. What it needs besides the ONNX file is onnxruntime-web,
-which is not a part of fcnseg: it is copied from its npm package where that is.
+Also packages for other programs: a zip file, or a folder with a web page that segments images and
+the camera in a browser. The page needs onnxruntime-web, which is not part of fcnseg: it is copied
+from its npm package if that is installed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.models.networks import build_empty
 
 _INSIDE = "network."
-"""Names of the network's input and outputs begin so where they are not the file's."""
+"""Prefix of the names of the network's inputs and outputs that are not those of the file."""
 
 
 def write_onnx(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
-    """Write a checkpoint as ONNX; its header is that of `checkpoint`."""
+    """Write a checkpoint, including its header, as ONNX."""
     save_onnx(complete(network_model(checkpoint, options), checkpoint, options), checkpoint, path)
 
 
@@ -49,7 +49,7 @@ def save_onnx(model: Any, checkpoint: Checkpoint, path: Path) -> None:
 
 
 def network_model(checkpoint: Checkpoint, options: GraphOptions) -> Any:
-    """The network alone, for images at the size it sees: an onnx.ModelProto."""
+    """Export the network only, for images at its input size, as an onnx.ModelProto."""
     before, _ = surroundings(checkpoint.preprocess, options)
     graph = Graph(checkpoint.build(), checkpoint.preprocess, options, scores=before is None)
     size = options.size and checkpoint.preprocess.network_size(options.size)
@@ -58,7 +58,7 @@ def network_model(checkpoint: Checkpoint, options: GraphOptions) -> Any:
 
 
 def complete(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> Any:
-    """The network's model with what comes before and after it, for images at their own size."""
+    """Add preprocessing and postprocessing to the network's model, for images at their own size."""
     full = _surrounded(model, checkpoint, options)
     if options.labels_only:
         keep_outputs(full, {SCORES, LABELS})
@@ -66,7 +66,7 @@ def complete(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> Any:
 
 
 def _channels_first(model: Any) -> Any:
-    """The same for images (N, C, H, W); runtimes cancel what is transposed back."""
+    """Add a transpose for images (N, C, H, W), which runtimes merge with later ones."""
     import onnx
 
     for node in model.graph.node:
@@ -111,12 +111,13 @@ def _surrounded(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> An
 
 
 def _with_labels(model: Any, checkpoint: Checkpoint) -> Any:
-    """The model with labels of its scores, of which only some classes are upsampled in each square.
+    """Add labels computed from scores, with only some classes upsampled in each square.
 
-    For free sizes: graphs of one size are for programs that want every length known (TensorRT).
+    For dynamic sizes only: graphs of fixed size are for runtimes that need static shapes
+    (TensorRT).
     """
     grid = score_grid_of(build_empty(checkpoint.spec))
-    assert grid is not None  # or there were no scores
+    assert grid is not None, "there are scores"
     last = labels_model(grid, model)
     outputs = [*model.graph.output, *last.graph.output]
     joined = _joined([model, _renamed(last, {SCORES: SCORES, LABELS: LABELS}, "labels.")])
@@ -126,7 +127,7 @@ def _with_labels(model: Any, checkpoint: Checkpoint) -> Any:
 
 
 _FREE = {0: "batch", 1: "height", 2: "width"}
-"""Axes of images whose length is free."""
+"""Dynamic axes of images."""
 
 _FREE_MAPS = {0: "batch", 2: "height", 3: "width"}
 
@@ -147,11 +148,11 @@ def _(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:  # noqa
     return maps.new_empty(*maps.shape[:2], *size)
 
 
-class _WholeSteps(TorchFunctionMode):
-    """Bilinear interpolation is traced as one step.
+class _InterpolateAsOneOp(TorchFunctionMode):
+    """Trace bilinear interpolation as one operator.
 
-    torch would trace its arithmetic only to find the shape of its result: up to a quarter of an
-    export's time.
+    torch would trace its decomposition only to find the shape of the result: up to a quarter of
+    the time of an export.
     """
 
     def __torch_function__(
@@ -170,29 +171,29 @@ def _model(
     outputs: Sequence[str],
     shapes: tuple[Any, ...] | None,
 ) -> Any:
-    """A module as an onnx.ModelProto."""
+    """Export a module as an onnx.ModelProto."""
     from onnxscript.function_libs.torch_lib.ops.nn import aten_upsample_bilinear2d
 
     translated: dict[Any, Any] = {
         torch.ops.fcnseg.upsample_bilinear2d.default: aten_upsample_bilinear2d
     }
-    with quiet(), _WholeSteps():
+    with quiet(), _InterpolateAsOneOp():
         try:
             program = torch.onnx.export(
                 module, inputs, input_names=names, output_names=outputs, dynamic_shapes=shapes,
                 custom_translation_table=translated, dynamo=True, verbose=False,
             )  # fmt: skip
-        except RuntimeError as error:  # of the exporter; a layer it does not know, for example
+        except RuntimeError as error:  # for example an unsupported layer
             raise CheckpointError(
                 f"torch.onnx can't convert this network: {first_line(error)}.",
                 hint="--format torchscript, or a network with another backbone",
             ) from error
-    assert program is not None  # with dynamo there always is one
-    return _without_traces(program.model_proto)
+    assert program is not None, "there is one with dynamo"
+    return _without_metadata(program.model_proto)
 
 
-def _without_traces(model: Any) -> Any:
-    """Without torch's notes on where each node comes from: they hold this machine's paths."""
+def _without_metadata(model: Any) -> Any:
+    """Remove torch's stack traces of each node, which contain local paths."""
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input):
         del part.metadata_props[:]
@@ -202,7 +203,7 @@ def _without_traces(model: Any) -> Any:
 
 
 def _renamed(model: Any, kept: Mapping[str, str], prefix: str) -> Any:
-    """A copy in which every name but these, and "images", begins with a prefix."""
+    """A copy with a prefix added to all names except those in `kept` and "images"."""
     import onnx
 
     copy = onnx.ModelProto()
@@ -222,12 +223,12 @@ def _renamed(model: Any, kept: Mapping[str, str], prefix: str) -> Any:
 
 
 def _joined(parts: Sequence[Any]) -> Any:
-    """One model of several: what one gives under a name the next ones take under it."""
+    """Merge models: outputs of one are the inputs of the same name of later ones."""
     joined, *others = parts
     for part in others:
         joined.graph.node.extend(part.graph.node)
         joined.graph.initializer.extend(part.graph.initializer)
-    joined.graph.ClearField("value_info")  # the parts' names of free sizes mean different ones
+    joined.graph.ClearField("value_info")  # their symbols for dynamic sizes conflict
     joined.graph.ClearField("output")
     joined.graph.output.extend(others[-1].graph.output)
     return joined
@@ -239,19 +240,19 @@ TEXTS = {
     "segment.cpp": "segment.cpp",
     "Dockerfile": "Dockerfile",
 }
-"""Names in the zip file -> in fcnseg/exporting/bundled."""
+"""Names in the zip file -> names in fcnseg/exporting/bundled."""
 
 RUNTIME = (
     "ort.webgpu.min.mjs",
     "ort-wasm-simd-threaded.asyncify.mjs",
     "ort-wasm-simd-threaded.asyncify.wasm",
 )
-"""The files of onnxruntime-web that the page loads: WebGPU, and WebAssembly where there is none."""
+"""The files of onnxruntime-web that the page loads: WebGPU, with WebAssembly as fallback."""
 
 PAGE = ("index.html", "page.js")
 
 INSTALLED = Path("node_modules") / "onnxruntime-web"
-"""Where npm puts the package."""
+"""Where npm installs the package."""
 
 MODEL = "model.onnx"
 
@@ -271,7 +272,7 @@ def write_bundle(path: Path, model: Path, header: Checkpoint) -> None:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a file is a zip file of `write_bundle`."""
+    """Whether a file was written by `write_bundle`."""
     try:
         with zipfile.ZipFile(path) as bundle:
             return {"model.onnx", "model.json", *TEXTS} <= {*bundle.namelist()}
@@ -280,7 +281,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def runtime_folder(given: Path | None) -> Path | None:
-    """The folder of onnxruntime-web's files; OptionError where a given one does not have them."""
+    """Find onnxruntime-web's files; OptionError when a given folder does not have them."""
     package = given or INSTALLED
     for folder in (package / "dist", package / "package" / "dist", package):
         if all((folder / name).is_file() for name in RUNTIME):
@@ -295,7 +296,7 @@ def runtime_folder(given: Path | None) -> Path | None:
 
 
 def write_page(folder: Path, header: Checkpoint, runtime: Path | None) -> list[Path]:
-    """Write all but the ONNX file into a folder; returns what was written. MediaError."""
+    """Write the page's files except the ONNX file into a folder; return their paths. MediaError."""
     written = []
     try:
         for name in PAGE:

@@ -1,4 +1,4 @@
-"""Parity of two implementations of one network, on a user's images or synthetic ones."""
+"""Parity check of two implementations of a network, on a user's images or synthetic ones."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ LabelsOf = Callable[[Images], Labels]
 """Images uint8 (N, H, W, C) -> labels uint8 (N, H, W)."""
 
 REPORT_SUFFIX = ".parity.json"
-"""Of the report that lies beside an exported file."""
+"""Of the report beside an exported file."""
 
 SIZES = ((33, 47), (64, 96), (97, 131), (240, 320))
-"""Heights and widths at which outputs are compared: odd, even, multiples of the stride, not."""
+"""Heights and widths of synthetic images: odd, even, multiples of the stride and others."""
 
 SCALES = (1.0, 0.75, 0.5)
-"""Sizes at which a user's images are compared, of their own."""
+"""Scales at which a user's images are compared."""
 
-MOST_PIXELS = 1_500_000
-"""Larger images are compared at a smaller size: logits of every class are held twice."""
+MAX_PIXELS = 1_500_000
+"""Larger images are scaled down: the logits of all classes are in memory twice."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may differ.
+    """Limits of the parity check.
 
-    labels: the least proportion of equal labels. logits: the largest difference, of the largest
-    logit. miou: the most that may be lost.
+    labels: minimum proportion of equal labels. logits: maximum difference, relative to the largest
+    logit. miou: maximum loss.
     """
 
     labels: float = 0.999
@@ -54,25 +54,25 @@ class Tolerance:
 
 
 TOLERANCES = {"f32": Tolerance(), "f16": Tolerance(0.995, 0.05, 0.005)}
-"""By the precision of a file; int8 has its own measure (inference.quantized)."""
+"""By the precision of a file; for int8 see inference.quantized."""
 
 RESIZED = 0.02
-"""What logits may differ by, of the largest, where a file resizes: of a million pixels it rounds a
-few to the other side of a half, and each moves the logits around it."""
+"""Tolerance of logits if a file resizes images: of a million pixels a few are rounded differently,
+and each changes the logits around it."""
 
 
 def tolerance_of(precision: str, *, resizes: bool) -> Tolerance:
-    """What may differ in a file of this precision."""
+    """The tolerance for a file of this precision."""
     tolerance = TOLERANCES[precision]
     return replace(tolerance, logits=max(tolerance.logits, RESIZED)) if resizes else tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """On what two implementations are compared.
+    """The inputs of a parity check.
 
-    images: uint8 (H, W, C), a user's; none: synthetic ones of `sizes`. labels: theirs, uint8
-    (H, W), or none. classes: what those mean. size: the only (height, width) that is possible.
+    images: uint8 (H, W, C), a user's; empty: synthetic ones of `sizes`. labels: theirs, uint8
+    (H, W), or empty. classes: of the labels. size: the fixed (height, width) of a file, if any.
     """
 
     images: Sequence[Images] = ()
@@ -84,7 +84,7 @@ class Trial:
     tolerance: Tolerance = field(default_factory=Tolerance)
 
     def batches(self) -> Iterator[tuple[Images, Labels | None]]:
-        """Images uint8 (N, H, W, C) of one size and, where they are known, labels (N, H, W)."""
+        """Yield batches of images uint8 (N, H, W, C), with labels (N, H, W) if known."""
         if not self.images:
             sizes = [self.size] if self.size else self.sizes
             for index, size in enumerate(sizes):
@@ -101,7 +101,7 @@ class Trial:
         if self.size:
             return [self.size]
         height, width = image.shape[:2]
-        fits = min(1.0, (MOST_PIXELS / (height * width)) ** 0.5)
+        fits = min(1.0, (MAX_PIXELS / (height * width)) ** 0.5)
         scaled = [
             (max(1, round(height * fits * scale)), max(1, round(width * fits * scale)))
             for scale in SCALES
@@ -111,13 +111,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Parity:
-    """The differences between two implementations of one network.
+    """The differences between two implementations of a network.
 
-    max_abs_diff: largest difference of a logit; largest_logit: what it compares with.
+    max_abs_diff: maximum difference of a logit; largest_logit: its reference.
     label_agreement: proportion of pixels with the same label, 0..1.
-    sizes: (height, width) of the images; batches: how many went in together.
-    pixels: how many were compared. images: of the user's, 0 for synthetic ones.
-    miou_before, miou: of the original and of the other, where labels are known.
+    sizes: (height, width) of the images; batches: the batch sizes.
+    pixels: how many were compared. images: number of the user's images, 0 for synthetic ones.
+    miou_before, miou: of the original and of the other, if labels are known.
     """
 
     max_abs_diff: float
@@ -133,7 +133,7 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether one may stand in for the other."""
+        """Whether the differences are within the tolerance."""
         lost = 0.0
         if self.miou is not None and self.miou_before is not None:
             lost = self.miou_before - self.miou
@@ -145,7 +145,7 @@ class Parity:
 
     @property
     def summary(self) -> str:
-        """The differences and what is allowed, in a sentence."""
+        """The differences and the tolerance, as a sentence."""
         allowed = self.tolerance
         text = (
             f"logits differ by up to {self.max_abs_diff:.3g} ("
@@ -169,9 +169,9 @@ def compare(
     labels: LabelsOf | None = None,
     trial: Trial | None = None,
 ) -> Parity:
-    """Run both on the same images: every size with every batch.
+    """Run both on the same images, with every size and batch size.
 
-    labels: the other's, where it has a way to them that does not lead over its logits.
+    labels: of the other, if it computes them without its logits.
     """
     trial = trial or Trial()
     difference = largest = 0.0
@@ -213,9 +213,9 @@ def compare(
 
 
 def sample_images(shape: tuple[int, int, int], *, seed: int, bands: Bands | None = None) -> Images:
-    """Synthetic images with large shapes, edges and fine grain. uint8 (N, H, W, 3).
+    """Synthetic images with large shapes, edges and noise, uint8 (N, H, W, 3).
 
-    bands: in their range and type instead, (N, H, W, carried).
+    bands: use their ranges and dtype instead, (N, H, W, carried).
     """
     if bands is not None:
         return np.concatenate(
@@ -224,9 +224,9 @@ def sample_images(shape: tuple[int, int, int], *, seed: int, bands: Bands | None
     count, height, width = shape
     random = torch.Generator().manual_seed(seed)
     image = torch.zeros(count, 3, height, width)
-    for side in (2, 5, 13, 40):  # octaves: the coarser, the stronger
+    for side in (2, 5, 13, 40):  # octaves: coarser noise is stronger
         noise = torch.randn(count, 3, side, side, generator=random) * (30 + 60 / side)
-        mode = "nearest" if side == 5 else "bilinear"  # hard edges from one of them
+        mode = "nearest" if side == 5 else "bilinear"  # hard edges in one octave
         image += F.interpolate(noise, (height, width), mode=mode)
     grain = torch.randn(count, 3, height, width, generator=random) * 8
     pixels = (128 + image + grain).round().clamp(0, 255).to(torch.uint8)
@@ -234,14 +234,14 @@ def sample_images(shape: tuple[int, int, int], *, seed: int, bands: Bands | None
 
 
 def example(size: tuple[int, int] | None, bands: Bands | None, layout: str = "NHWC") -> Tensor:
-    """Images that a graph is traced with: no size divides by a stride, none is 1; or one image."""
+    """Example images for tracing: no size is divisible by a stride or 1; with `size`, one image."""
     shape = (2, 97, 131) if size is None else (1, *size)
     images = torch.from_numpy(sample_images(shape, seed=0, bands=bands))
     return images.permute(0, 3, 1, 2).contiguous() if layout == "NCHW" else images
 
 
 def _sample_band(shape: tuple[int, int, int], seed: int, bands: Bands, at: int) -> Images:
-    """(N, H, W, 1): one band of synthetic images, from its black to its white."""
+    """(N, H, W, 1): one band of synthetic images, over its full range."""
     grey = sample_images(shape, seed=seed + 1000 * (at + 1))[..., :1].astype(np.float64) / 255
     values = bands.low[at] + grey * (bands.high[at] - bands.low[at])
     if bands.dtype != "float32":

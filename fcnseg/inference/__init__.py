@@ -1,1 +1,1 @@
-"""From frames to predictions."""
+"""Inference: frames in, predictions out."""

@@ -1,4 +1,4 @@
-"""Score a model on labelled images: one confusion matrix over a split, and what else is counted."""
+"""Evaluate a model on labelled images: a confusion matrix over a split, and further metrics."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from fcnseg.datasets.dataset import SegmentationDataset
 
 _REQUESTED = "as requested"
-"""Why a split is scored that an option names, or that several models have in common."""
+"""The reason for a split that an option names, or that several models have in common."""
 
 MIOU_RULE = "the mean over the classes that the labels contain"
-"""How classes count that are predicted where there are no labels of them: not in the mean."""
+"""Classes that are predicted but occur in no labels are not part of the mean."""
 
 PredictArrays = Callable[[Sequence[Image]], Sequence[PredictedArrays]]
 """Images uint8 (H, W, 3) -> labels and their confidence, each at its image's size."""
@@ -45,9 +45,10 @@ Found = TypeVar("Found")
 def split_of(
     config: EvalConfig | CompareConfig | VizConfig, description: Description, segmenter: Segmenter
 ) -> tuple[str, str]:
-    """The part that is scored, and why: a drawn one means something to its own model alone.
+    """Choose the split to score; return it and the reason.
 
-    Of several models that are averaged, one that none was trained on, where that is known.
+    A randomly drawn validation split is used only for the model that was trained with it. For
+    several averaged models, a split that none was trained on, if that is known.
     """
     if config.split:
         return config.split, _REQUESTED
@@ -77,7 +78,7 @@ def _split_of(description: Description, segmenter: Segmenter) -> tuple[str, str]
 
 
 def seen_in_folds(description: Description, split: str, segmenter: Segmenter) -> str:
-    """What to know of scores on images that most models of a cross-validation trained on; or ""."""
+    """A warning if most models of a cross-validation were trained on the scored images; or ""."""
     here, seen = Provenance.of(description), 0
     for network in segmenter.networks:
         trained = Provenance.from_dict(network.extra.get("trained_on"))
@@ -95,22 +96,22 @@ def seen_in_folds(description: Description, split: str, segmenter: Segmenter) ->
     )
 
 
-def on_split(left_out: dict[str, int], why: str) -> str:
-    """What is not scored, and the reason for it."""
-    if not left_out:
+def on_split(not_scored: dict[str, int], why: str) -> str:
+    """The message on the images that are not scored (split -> count), and the reason."""
+    if not not_scored:
         return f"All pairs are scored: {why}."
-    parts = ", ".join(f"{count} in {name}" for name, count in left_out.items())
+    parts = ", ".join(f"{count} in {name}" for name, count in not_scored.items())
     reason = "" if why == _REQUESTED else f" ({why})"
     return f"Not scored: {parts}{reason}; --split all scores everything."
 
 
 def skipped_image(name: str, why: str) -> Message:
-    """The warning for an image that can't be read, with why, while the others are done."""
+    """The warning for an image that can't be read; the others are scored."""
     return Message(f"Skipped: {with_name(name, why)}", "warning")
 
 
 def refuse_meaningless(report: Report, data: Path) -> None:
-    """DatasetError for scores that say nothing of the model."""
+    """DatasetError for meaningless scores: no labels, only background, or inverted labels."""
     if np.isnan(report.miou):
         raise DatasetError(f"{data}: no labelled pixel in {report.images} images.")
     here = [index for index, one in enumerate(report.classes) if one.pixels]
@@ -132,7 +133,7 @@ def refuse_meaningless(report: Report, data: Path) -> None:
 
 
 def _exchanged(report: Report) -> float | None:
-    """The mIoU with two classes exchanged, where that and only that makes sense of the labels."""
+    """The mIoU with two classes exchanged if it is much better than the actual one; else None."""
     if len(report.names) != 2 or any(one.iou is None for one in report.classes):
         return None
     other = Report(report.matrix[:, ::-1], report.names, report.images)
@@ -142,7 +143,7 @@ def _exchanged(report: Report) -> float | None:
 
 
 def choose_split(sizes: dict[str, int]) -> str:
-    """The part that is scored when none is named: test if there is one, else val, else all."""
+    """The default split: test if there is one, else val, else all."""
     return next((name for name in ("test", "val") if sizes.get(name)), "all")
 
 
@@ -157,10 +158,10 @@ def confusion_report(
     num_parallel: int = 1,
     task: str = "evaluation",
 ) -> Report:
-    """One confusion matrix over all images of a dataset; images are read during prediction.
+    """Compute a confusion matrix over a dataset; images are loaded during prediction.
 
-    Several ranks take an image each in turn, none twice, and all get the full report.
-    num_parallel: how many threads may ask `predict_labels` at the same time.
+    ranks: processes share the images, round-robin, and all get the full report.
+    num_parallel: how many threads call `predict_labels` at the same time.
     """
     ranks = ranks or Distributed.single()
     confusion = Confusion(len(dataset.classes))
@@ -183,10 +184,10 @@ def measure(
     ranks: Distributed | None = None,
     num_parallel: int = 1,
 ) -> Scores:
-    """The same with all that is counted beside it, for each image and for all together.
+    """Compute all metrics (Scores), per image and in total; arguments as confusion_report.
 
-    tolerance: pixels that an outline may be off. Images that can't be read are left out and
-    listed; the error of the first is raised where that leaves none.
+    tolerance: for boundaries, in pixels. Images that can't be read are skipped and listed; if
+    none can be read, the first error is raised.
     """
     ranks = ranks or Distributed.single()
 
@@ -216,9 +217,9 @@ def _each(
     task: str,
     unusable: list[tuple[int, FcnsegError]] | None = None,
 ) -> Iterator[tuple[int, Sample, Found]]:
-    """This rank's images: (index in the dataset, sample, what was predicted).
+    """Yield this rank's images: (index in the dataset, sample, prediction).
 
-    unusable: where those that can't be read are noted; without it, their errors are raised.
+    unusable: a list for those that can't be read and their errors; None: raise the errors.
     """
 
     def of_readable(samples: Sequence[Sample | FcnsegError]) -> Sequence[Found]:
@@ -246,19 +247,19 @@ def _each(
 
 
 def labels_of(segmenter: Segmenter) -> PredictLabels:
-    """A segmenter as a function from images to labels."""
+    """Wrap a segmenter as a function from images to labels."""
     return lambda images: [prediction.labels for prediction in segmenter.predict(images)]
 
 
 def arrays_of(segmenter: Segmenter) -> PredictArrays:
-    """The same with confidence."""
+    """Wrap a segmenter as a function from images to labels with confidence."""
     return lambda images: segmenter.predict(images, confidence=True)
 
 
 def protocol_of(
     config: EvalConfig, segmenter: Segmenter, scores: Scores, split: str
 ) -> dict[str, Any]:
-    """How scores are made, as plain values: what has to be equal for two to be compared."""
+    """The evaluation protocol as plain values: two scores are comparable only if it is equal."""
     sides = dict.fromkeys(one.preprocess.short_side for one in segmenter.networks)
     seen = [f"short side {side} px" if side else "the images' own size" for side in sides]
     engine = segmenter.engine
@@ -285,16 +286,16 @@ def protocol_of(
 def as_the_model_sees(
     description: Description, segmenter: Segmenter, callback: Callback = no_callback
 ) -> Description:
-    """The dataset with the model's classes, in the model's order; a Message where they differ.
+    """Convert a dataset to the model's classes and their order; a Message if they differ.
 
-    DatasetError when the two can't be compared.
+    DatasetError when the classes can't be matched.
     """
     ours, theirs = segmenter.classes, description.classes
     stored = segmenter.extra.get("encoding")
     encoding = None if stored is None else Encoding.from_dict(stored)
-    adopted = match_classes(description, ours, encoding)
+    matched = match_classes(description, ours, encoding)
     if ours.names == theirs.names:
-        return adopted
+        return matched
     if set(ours.names) == set(theirs.names):
         text = "The model and the dataset list the same classes in another order; names decide."
         callback(Message(f"{text} Model: {some(ours.names)}; dataset: {some(theirs.names)}."))
@@ -302,8 +303,8 @@ def as_the_model_sees(
         text = f"Model: {some(ours.names)}; dataset: {some(theirs.names)}."
         expected = is_unnamed(theirs.names) and not is_inverted(description.encoding)
         level: Literal["info", "warning"] = "info" if expected else "warning"
-        callback(Message(f"{text} So {mapping(description, adopted)}.", level))
-    return adopted
+        callback(Message(f"{text} So {mapping(description, matched)}.", level))
+    return matched
 
 
 def dataset_for(
@@ -312,8 +313,8 @@ def dataset_for(
     split: str,
     callback: Callback = no_callback,
 ) -> SegmentationDataset:
-    """A split with the model's classes; images whole, at their own size, in the model's bands."""
-    from fcnseg.datasets.dataset import SegmentationDataset  # what training needs besides
+    """A split with the model's classes: uncropped images, at their own size, in its bands."""
+    from fcnseg.datasets.dataset import SegmentationDataset  # imports torch
 
     description = as_the_model_sees(description, segmenter, callback)
     return SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)

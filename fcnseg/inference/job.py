@@ -1,4 +1,4 @@
-"""What an inference job reads and writes, decided before it starts: `make_plan`."""
+"""Plan an inference job before it starts: its inputs, its outputs and all checks (`make_plan`)."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ from fcnseg.progress import Callback, Event, Message, skipped_files
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What was requested, and what every step of it is given.
+    """The request and the resources shared by all steps.
 
-    stack: closes what is opened. predictor: instead of the model that `config` names; connect:
-    opens cameras and streams. events: threads speak through the main thread.
+    stack: closes what is opened. predictor: replaces the model that `config` names. connect:
+    opens cameras and streams. events: from other threads, reported by the main thread.
     """
 
     config: InferConfig
@@ -67,9 +67,9 @@ class Job:
     def open(
         self, spec: str | tuple[Named, ...], name: str, distributed: Distributed | None = None
     ) -> Source:
-        """The source of one part, with the options that choose its frames.
+        """Open a source with the options that select its frames.
 
-        distributed: whose frames, this process's shard unless given.
+        distributed: the shard to read; None: this process's.
         """
         config, shared = self.config, distributed or self.distributed
         raw = (config.video_size, config.pix_fmt)
@@ -95,7 +95,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Decided:
-    """What the main process decides for all: where outputs go, and the engine."""
+    """Decisions of the main process for all processes: the output folder and the engine."""
 
     out: Path
     engine: EngineName
@@ -103,7 +103,7 @@ class Decided:
 
 @dataclass(frozen=True, eq=False)
 class InferPlan:
-    """What one process is to do; predictor: what it does it with."""
+    """Everything one process needs to run the job."""
 
     job: Job
     decided: Decided
@@ -113,7 +113,7 @@ class InferPlan:
 
     @property
     def resume_with(self) -> str:
-        """The options that resume the job; "" where that can't be."""
+        """The options that resume the job; "" if it can't be resumed."""
         config, parts = self.job.config, self.parts
         in_one = any(part.combined.save for part in parts) or config.shares is not None
         later = any(part.kept is not None for part in parts)
@@ -124,9 +124,9 @@ class InferPlan:
 
 
 def make_plan(job: Job, decided: Decided | None = None) -> InferPlan:
-    """Find the sources and the model and decide what is written; every refusal is here.
+    """Find the sources and the model and decide what is written; all options are checked here.
 
-    decided: what the main process has decided, in the others.
+    decided: the main process's decisions; None in the main process itself.
     """
     config, predictor = job.config, job.predictor
     _refuse(config, job.distributed.size)
@@ -142,7 +142,7 @@ def make_plan(job: Job, decided: Decided | None = None) -> InferPlan:
     if predictor is None:
         frames = len(found.images) if opened is None else opened.count or 0
         predictor = _load(job, models, decided.engine, parts, frames)
-        # Other processes take the chosen engine, too, where all models have it.
+        # Other processes use the chosen engine as well, if all models have the same.
         if "+" not in (engine := predictor.engine.name):
             decided = replace(decided, engine=cast(EngineName, engine))
     if config.smooth and not isinstance(predictor, Segmenter):
@@ -154,12 +154,12 @@ def make_plan(job: Job, decided: Decided | None = None) -> InferPlan:
     refuse_rate(config, parts)
     renderer = Renderer.of(config, predictor.classes)
     if any(part.each.shape == "folder" for part in parts) and not only_shown(config):
-        parts[0].done.begin()  # before another process writes there
+        parts[0].done.begin()  # before other processes write there
     return InferPlan(job, decided, parts, predictor, renderer)
 
 
 def _collect(config: InferConfig, callback: Callback) -> Collected:
-    """The sources; files that are none are named."""
+    """Collect the sources; report files that are not images or videos."""
     if config.watch:
         if len(config.source) > 1:
             raise OptionError("--watch is for one folder.")
@@ -179,7 +179,7 @@ def _collect(config: InferConfig, callback: Callback) -> Collected:
 
 
 def _first_tiff(source: Path) -> Path | None:
-    """A TIFF that is given, or the first of a folder's."""
+    """The source if it is a TIFF file, or the first one in a folder."""
     files = sorted(source.glob("*.tif*"))[:1] if source.is_dir() else [source]
     found = (file for file in files if file.suffix.lower() in TIFF_SUFFIXES and file.is_file())
     return next(found, None)
@@ -188,10 +188,10 @@ def _first_tiff(source: Path) -> Path | None:
 def _parts(
     job: Job, found: Collected, opened: Source | None, out: Path, models: Sequence[Path]
 ) -> tuple[Part, ...]:
-    """What is written of each source, and what of it the same job has done before."""
+    """For each source, what is written and what an earlier run of the same job has written."""
     config, depends = job.config, _dependencies(job.config, models)
 
-    @functools.cache  # thousands of videos have one manifest, to be read once
+    @functools.cache  # thousands of videos share one manifest; read it once
     def manifest(target: Target, of: str) -> Manifest:
         resume, rank = config.skip_done, job.distributed.rank
         return Manifest(target.path, target.save, depends[of], resume=resume, rank=rank)
@@ -220,7 +220,7 @@ def _parts(
 
 
 def _dependencies(config: InferConfig, models: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """What outputs depend on beside their source: each frame's, kept labels, one file of all."""
+    """What outputs depend on besides their source: per frame, for kept labels, for a video."""
     stamps = [[model.resolve(), *stamp(model)] for model in models]
     by: dict[str, Any] = {
         "tile": config.tile,
@@ -241,7 +241,7 @@ def _dependencies(config: InferConfig, models: Sequence[Path]) -> dict[str, dict
 
 
 def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequence[Path]) -> None:
-    """OptionError when anything that is written is one of the sources or the model."""
+    """OptionError when an output would overwrite a source or the model."""
     outputs: list[tuple[str, Path]] = []
     if not only_shown(config):
         for part in parts:
@@ -265,7 +265,7 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequ
 def _load(
     job: Job, models: Sequence[Path], engine: EngineName, parts: Sequence[Part], frames: int
 ) -> Segmenter:
-    """The model, or several averaged, made ready for about so many frames (0: unknown)."""
+    """Load the model, or several averaged; frames: their expected number (0: unknown)."""
     config, distributed = job.config, job.distributed
     one_by_one = any(part.live or part.kind == "image" for part in parts) or config.smooth > 0
     loaded = load(
@@ -286,7 +286,7 @@ def _load(
 
 
 def _refuse(config: InferConfig, size: int) -> None:
-    """OptionError for what can't be distributed or resumed."""
+    """OptionError for jobs that can't be distributed or resumed."""
     piped = "-" in config.source
     if config.skip_done and config.out is None:
         raise OptionError("--skip-done needs --out: the folder of the earlier run.")
@@ -320,7 +320,7 @@ def _refuse(config: InferConfig, size: int) -> None:
 
 
 def _refuse_stdout(config: InferConfig) -> None:
-    """OptionError where a video on standard output would meet something else, or nobody."""
+    """OptionError when standard output has another use or is a terminal."""
     if is_stdout(config.shares):
         raise OptionError("--out - and --shares - both write to standard output.")
     if sys.stdout.isatty():
@@ -331,7 +331,7 @@ def _refuse_stdout(config: InferConfig) -> None:
 
 
 def _refuse_live(config: InferConfig, source: Source, size: int) -> None:
-    """OptionError for a camera or stream of which frames would have to come again."""
+    """OptionError for options of a camera or stream that need frames to be read again."""
     if source.live and size > 1:
         raise OptionError(
             f"A {source.kind} is for one process, but torchrun has started {size}.",

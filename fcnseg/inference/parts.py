@@ -1,4 +1,4 @@
-"""What comes out of an inference job: the files by --out and --save, for each of its sources."""
+"""The outputs of an inference job for each of its sources, by --out and --save."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fcnseg.io.video_writer import FOURCC
 from fcnseg.overwriting import MANIFEST, Named
 
 VIDEO_KINDS = ("overlay", "side", "color")
-"""What a video can show; labels would not survive its compression."""
+"""The kinds that a video can show; labels would not survive its compression."""
 
 _IMAGE_OUT = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -32,21 +32,21 @@ _OTHER_FILES = (IMAGE_SUFFIXES - _IMAGE_OUT) | {
     ".csv", ".eps", ".h264", ".h265", ".h5", ".m3u8", ".npy", ".pdf", ".psd", ".svg", ".xml",
     ".y4m", ".yuv", ".zip",
 }  # fmt: skip
-"""Endings of files that are not written; any other ending is a part of a folder's name."""
+"""Suffixes of formats that are not written; any other suffix is part of a folder's name."""
 
 _POLYGONS = ("geojson", "labelme", "yolo", "cvat", "labelstudio")
-"""The outputs that --simplify is for."""
+"""The outputs that --simplify applies to."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the outputs go.
+    """Where outputs are written.
 
     shape: "file" (one file of one image), "sequence" (a numbered file for each frame), "video" (one
         video file), "pipe" (a video on standard output) or "folder".
-    path: the file, the pattern of files or the folder. save: the kinds to write, the first being
-        the file's.
-    alone: whether it has the outputs of its source only.
+    path: the file, the pattern of files or the folder. save: the kinds to write; a single file is
+        of the first one.
+    alone: whether it contains the outputs of one source only.
     """
 
     shape: Literal["file", "sequence", "video", "pipe", "folder"]
@@ -55,7 +55,7 @@ class Target:
     alone: bool = True
 
     def kept_folder(self, name: str) -> Path:
-        """A hidden folder for labels that are kept until the end, where outputs go."""
+        """A hidden folder beside the outputs for labels that are kept until the end."""
         if self.shape != "folder":
             return self.path.with_name(f".{self.path.name}.parts")
         folder = self.path / ".parts"
@@ -65,7 +65,7 @@ class Target:
 
 
 def split(target: Target, kind: Kind) -> tuple[Target, Target]:
-    """What is a file for each frame, and what is one file of all frames, for a kind of source."""
+    """Split a target into the outputs for each frame and those with one file for all frames."""
     if target.shape in ("file", "sequence"):
         return target, replace(target, save=())
     if target.shape == "pipe":
@@ -77,7 +77,7 @@ def split(target: Target, kind: Kind) -> tuple[Target, Target]:
 
 
 def target_of(config: InferConfig, kind: Kind, out: Path, *, alone: bool) -> Target:
-    """What is written of one source."""
+    """The target for one source."""
     if only_shown(config):
         return Target("folder", out, (), alone)
     target = choose_target(kind, out, config.save, raw=config.format == "rawvideo")
@@ -90,9 +90,9 @@ def target_of(config: InferConfig, kind: Kind, out: Path, *, alone: bool) -> Tar
 
 
 def choose_target(kind: Kind, out: Path, save: Sequence[str], *, raw: bool = False) -> Target:
-    """What goes where, for a source of a kind; OptionError when it can't be.
+    """Choose the target for a kind of source; OptionError for impossible combinations.
 
-    raw: what goes to standard output is raw frames, which labels survive.
+    raw: standard output carries raw frames, which preserve labels.
     """
     if is_stdout(out):
         return _pipe(out, tuple(save) or ("overlay",), raw=raw)
@@ -112,7 +112,7 @@ def choose_target(kind: Kind, out: Path, save: Sequence[str], *, raw: bool = Fal
 
 
 def written(target: Target, name: str) -> list[Named]:
-    """Every file and folder that is written to. name: the source's."""
+    """Every file and folder that is written to. name: of the source."""
     path = target.path
     if target.shape == "file":
         return [("--out", path)]
@@ -129,7 +129,7 @@ def written(target: Target, name: str) -> list[Named]:
 
 
 def single_files(target: Target, name: str) -> list[str]:
-    """The files of all frames that may be written into a folder. name: the source's."""
+    """The files for all frames that may be written into a folder. name: of the source."""
     if target.shape != "folder":
         return []
     files = [COMBINED[kind] for kind in target.save if kind in COMBINED]
@@ -193,7 +193,7 @@ def _no_such_file(kind: Kind, out: Path, save: Sequence[str]) -> OptionError:
 
 
 def _free(out: Path, suffix: str = "") -> str:
-    """--out as it can be typed, with another suffix; what is there may be the source itself."""
+    """An unused --out with another suffix, as typed: an existing file may be the source itself."""
     path = out.with_suffix(suffix)
     return f"-o {typed(path.with_name(f'{path.stem}_out{suffix}') if path.exists() else path)}"
 
@@ -205,12 +205,13 @@ def _several(kind: Kind) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One source of the job and what is written of it.
+    """One source of the job and its outputs.
 
-    spec, name: what `open_source` takes. opened: the source itself, where it was opened to see
-    what it is. each: a file for each frame; done: those that are there. combined: one file of all
-    frames; labels, kept: where labels are kept until it can be made, None if it is made at once.
-    skipped: files that are skipped because an earlier run could not read them.
+    spec, name: arguments of `open_source`. opened: the source, if it was opened to determine its
+    kind. each: the files for each frame; done: their manifest. combined: the files for all frames.
+    labels, kept: where labels are kept until these can be written, and their manifest; None if
+    they are written directly. video, finished: the manifest of a video's combined files, and how
+    many frames the finished ones have. skipped: files that an earlier run could not read.
     """
 
     spec: str | tuple[NamedImage, ...]
@@ -228,11 +229,11 @@ class Part:
 
     @property
     def live(self) -> bool:
-        """Whether its frames come once only."""
+        """Whether its frames can be read only once."""
         return self.opened is not None and self.opened.live
 
     def is_done(self, name: str, path: Path) -> bool:
-        """Whether nothing of a frame has to be written, or can be."""
+        """Whether a frame can be skipped: its outputs are written, or its file is unreadable."""
         if self.has_failed(path):
             self.skipped.append(path)
             return True
@@ -241,20 +242,20 @@ class Part:
         return written and kept
 
     def has_failed(self, path: Path) -> bool:
-        """Whether an earlier run could not read a file as it is now."""
+        """Whether an earlier run could not read the current version of a file."""
         return any(manifest.has_failed(path) for manifest in self._manifests())
 
     def note_failures(self, failures: Sequence[tuple[str, str]]) -> None:
-        """Record files of which nothing can be made: (path, why).
+        """Record files that can't be read: (path, why).
 
-        What is not there, or not ours to read, may be tomorrow without a change of the file.
+        Not those that are missing or lack permission: that can change while the file does not.
         """
         for path, why in failures:
             for manifest in self._manifests() if os.access(path, os.R_OK) else ():
                 manifest.fail(Path(path), why)
 
     def note_finished(self, outputs: Sequence[Path], frames: int) -> None:
-        """Record that what is one file of all frames of a video is there."""
+        """Record that the files for all frames of a video are written."""
         files = [path for path in outputs if path.is_file()]
         if self.video is not None and files and not self.finished:
             self.video.finish(as_path(str(self.spec)), files, frames)
@@ -264,28 +265,28 @@ class Part:
         return min((manifest.recorded(rank) for manifest in self._manifests()), default=0)
 
     def flush(self) -> None:
-        """Have what is recorded by now in the folders themselves."""
+        """Write everything recorded so far to the folders."""
         for manifest in self._manifests():
             manifest.flush()
 
     def _manifests(self) -> list[Manifest]:
-        """Those that are written."""
+        """The manifests that this part writes."""
         in_folder = [self.done] if self.has_folder else []
         return in_folder if self.kept is None else [*in_folder, self.kept]
 
     @property
     def has_folder(self) -> bool:
-        """Whether there is a folder of outputs, which has a manifest."""
+        """Whether outputs are in a folder, which then has a manifest."""
         return self.each.shape == "folder" and bool(self.each.save or self.combined.save)
 
 
 def only_shown(config: InferConfig) -> bool:
-    """Whether a window or --shares is all that is wanted."""
+    """Whether only a window or --shares is requested."""
     return config.out is None and not config.save and (config.show or config.shares is not None)
 
 
 def refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
-    """OptionError for an option that was given, but of which nothing would come."""
+    """OptionError for an option that was given but has no effect."""
     live = next((part.kind for part in parts if part.live), None)
     one = "one image is one frame" if parts[0].kind == "image" else ""
     kinds = {part.kind for part in parts}
@@ -321,7 +322,7 @@ def refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
 
 
 def refuse_rate(config: InferConfig, parts: Sequence[Part]) -> None:
-    """OptionError for a rate where nothing that is written has one."""
+    """OptionError for --fps when no output has a frame rate."""
     if config.fps is None:
         return
     if len(parts) > 1:

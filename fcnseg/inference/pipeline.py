@@ -1,8 +1,8 @@
-"""Frames of one source through a network into sinks, every stage at its own pace.
+"""Run the frames of one source through a network into sinks, with the stages in parallel.
 
-A thread decodes ahead, the main thread runs the network (or hands frames to several threads
-that do) and the window, a thread draws and encodes behind. A live source is not read ahead: it
-gives the newest frame only, so that what is shown is never older than two steps.
+One thread decodes ahead, the main thread (or a pool of threads) runs the network, the main thread
+shows the window, another thread draws and encodes. Live sources are not read ahead: they
+give the newest frame only, so that what is shown is at most two steps old.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from fcnseg.progress import Callback, Event, Message, Progress, defer_interrupts
 
 @dataclass(frozen=True)
 class InferResult:
-    """What came of it.
+    """The result of an inference job.
 
-    frames_in: frames requested, those that could not be read included.
+    frames_in: frames requested, including those that could not be read.
     frames_out: frames whose outputs are written.
     failed: inputs that could not be read: (name, why).
     outputs: files, or the folders they are in.
-    seconds: from the first frame to the last output; fps: frames_out by it.
-    dropped: frames of a live source that came too fast; skipped: those done before.
-    flicker: with --smooth, the proportion of pixels whose label is not the one that the same thing
-        had a frame before; flicker_raw: the same of the network's own labels.
+    seconds: from the first frame to the last output; fps: frames_out / seconds.
+    dropped: frames of a live source that came too fast; skipped: frames done in an earlier run.
+    flicker: with --smooth, the proportion of pixels whose label differs from the previous frame's,
+        along the motion; flicker_raw: without smoothing.
     """
 
     frames_in: int
@@ -60,7 +60,7 @@ class InferResult:
 
     @classmethod
     def of_processes(cls, results: Sequence[InferResult]) -> InferResult:
-        """The sum of what several processes have done at the same time."""
+        """Combine the results of several processes that ran at the same time."""
         frames = sum(one.frames_out for one in results)
         seconds = max(one.seconds for one in results)
         return cls(
@@ -76,7 +76,7 @@ class InferResult:
 
     @classmethod
     def of_parts(cls, parts: Sequence[InferResult]) -> InferResult:
-        """What came of several sources, one after the other; flicker is the mean over frames."""
+        """Combine the results of several sources, run in turn; flicker is the mean over frames."""
         if len(parts) == 1:
             return parts[0]
         seconds = round(sum(part.seconds for part in parts), 3)
@@ -90,7 +90,7 @@ class InferResult:
         )
 
     def and_then(self, later: InferResult) -> InferResult:
-        """With the outputs that were made from the same frames afterwards."""
+        """Add the outputs and the time of a later step on the same frames."""
         seconds = round(self.seconds + later.seconds, 3)
         outputs = (*self.outputs, *later.outputs)
         fps = _rate(self.frames_out, seconds)
@@ -98,14 +98,14 @@ class InferResult:
 
 
 Predict = Callable[[list[Frame]], list[PredictedArrays]]
-"""Frames to their predictions, in order."""
+"""Frames -> their predictions, in order."""
 
 
 class Pipeline:
-    """One source through one network into its sinks.
+    """Runs one source through one network into its sinks.
 
-    num_parallel: how many threads call `predict` at the same time, where the source is not live.
-    task: its name in events. resume_with: the options that resume it; "" where that can't be.
+    num_parallel: how many threads call `predict` at the same time, unless the source is live.
+    task: its name in events. resume_with: the options that resume it; "" if it can't be resumed.
     """
 
     def __init__(
@@ -133,9 +133,9 @@ class Pipeline:
     def result(
         self, open_sinks: Sequence[Callable[[], list[Sink]]], window: Renderer | None = None
     ) -> InferResult:
-        """Run to the end; what was done is finished even if an error ends it.
+        """Run to the end; after an error, the outputs so far are finished as well.
 
-        open_sinks: they open what is written to. window: how a window looks, if one is shown.
+        open_sinks: functions that open sinks. window: the renderer of the window; None: no window.
         """
         try:
             if window is not None:
@@ -180,7 +180,7 @@ class Pipeline:
                 ahead = Prefetcher(
                     source, depth, weigh=lambda frame: frame.nbytes, stop=source.close
                 )
-                stop.append(ahead.finish)  # before it reads: a signal may come at once
+                stop.append(ahead.finish)  # before it reads, because a signal may come any time
                 batches = Batches(stack.enter_context(ahead), self._batch)
             predicted = map_ordered(
                 self._predict,
@@ -195,7 +195,7 @@ class Pipeline:
                     break
 
     def _end_soon(self, stops: Sequence[Callable[[], None]]) -> None:
-        """In a signal handler: read no more; what is read by now is still processed and written."""
+        """In a signal handler: stop reading; frames already read are still processed."""
         for stop in stops:
             stop()
         self._events.put(
@@ -216,7 +216,7 @@ class Pipeline:
         self._report(group[-1])
 
     def _write(self, item: tuple[Frame, PredictedArrays]) -> None:
-        """The thread behind: everything that is written of a frame."""
+        """Write a frame to all sinks, in the background thread."""
         try:
             for sink in self._sinks:
                 sink.write(*item)
@@ -225,7 +225,7 @@ class Pipeline:
         self._written += 1
 
     def _flush(self) -> None:
-        """Wait for the files of folders: an error is raised while their outputs are incomplete."""
+        """Wait for files in folders, so that their errors are raised before sinks are closed."""
         try:
             with defer_interrupts():
                 for sink in self._sinks:
@@ -253,7 +253,7 @@ class Pipeline:
             self._window.close()
 
     def _finish(self, *, complete: bool) -> list[Path]:
-        """Close every sink; the first error is raised when all are closed."""
+        """Close every sink, then raise the first error."""
         outputs: list[Path] = []
         errors: list[BaseException] = []
         for sink in self._sinks:
@@ -280,7 +280,7 @@ class Pipeline:
         )
 
     def _flush_events(self) -> None:
-        """Events of other threads, reported by the main one."""
+        """Report events of other threads from the main thread."""
         while True:
             try:
                 self._callback(self._events.get_nowait())
@@ -295,7 +295,7 @@ class Pipeline:
         return Interrupted(f"{done}{kept}.", hint=again)
 
     def _where(self) -> str:
-        """Whose frames are counted, where several processes have each their own."""
+        """Which process's frames are counted, if there are several."""
         rank, size = self._distributed.rank, self._distributed.size
         return f" (process {rank + 1} of {size})" if size > 1 else ""
 
@@ -307,7 +307,7 @@ def _item_bytes(item: tuple[Frame, PredictedArrays]) -> int:
 
 
 def _as_media_error(error: OSError) -> OSError:
-    """The system's error as ours; a closed pipe stays what it is."""
+    """Convert an OSError to ours; BrokenPipeError stays as it is."""
     if isinstance(error, FcnsegError | BrokenPipeError):
         return error
     return cannot_write(error.filename or "the output", error)

@@ -1,4 +1,4 @@
-"""Predictions: labels, what can be drawn from them, and what is recorded of them as numbers."""
+"""Predictions: labels, images drawn from them, and class proportions as JSON lines."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ PredictLabels = Callable[[Sequence[Image]], Sequence[Labels]]
 class PredictedArrays:
     """The network's output for one frame, at the frame's own size.
 
-    labels: uint8 (H, W), class indices (255 where --conf makes it "unknown").
-    confidence: float32 (H, W), the winning class's probability, or None when not requested.
+    labels: uint8 (H, W), class indices (255 = "unknown", with --conf).
+    confidence: float32 (H, W), the predicted class's probability, or None when not requested.
     probabilities: float32 (K, H, W), softmax over classes, or None when not requested.
     """
 
@@ -53,15 +53,15 @@ class PredictedArrays:
 
 
 class Predictor(Protocol):
-    """What gives predictions: a Segmenter, or a stand-in for one."""
+    """The interface of a Segmenter, or of a substitute for one."""
 
     @property
     def classes(self) -> ClassMap:
-        """What the labels mean."""
+        """The classes of the labels."""
 
     @property
     def num_parallel(self) -> int:
-        """How many threads may ask for predictions at the same time."""
+        """How many threads may call `predict` at the same time."""
 
     def predict(
         self,
@@ -70,11 +70,11 @@ class Predictor(Protocol):
         confidence: bool = False,
         probabilities: bool = False,
     ) -> list[PredictedArrays]:
-        """A prediction for each uint8 RGB image (H, W, 3), at its own size."""
+        """Return a prediction for each uint8 RGB image (H, W, 3), at its own size."""
 
 
 def is_rgb(image: object) -> TypeGuard[NDArray[np.uint8]]:
-    """Whether an image is as decoded files are: uint8 (H, W, 3), contiguous."""
+    """Whether an image is a contiguous uint8 array (H, W, 3), like decoded files."""
     if type(image) is not np.ndarray or image.dtype != np.uint8 or image.ndim != 3:
         return False
     return image.shape[2] == 3 and image.size > 0 and image.flags.c_contiguous
@@ -83,7 +83,7 @@ def is_rgb(image: object) -> TypeGuard[NDArray[np.uint8]]:
 def predict_labels(
     engine: Engine, batch: Image, size: Size, confidence: bool
 ) -> list[PredictedArrays]:
-    """An engine's labels of images (N, h, w, C) at `size`, and on demand their confidence."""
+    """Run an engine on images (N, h, w, C): labels at `size`, and if requested confidence."""
     labels, sure = engine.labels(batch, confidence=confidence, size=size)
     sures = [None] * len(labels) if sure is None else sure
     return [PredictedArrays(one, each) for one, each in zip(labels, sures, strict=True)]
@@ -92,7 +92,7 @@ def predict_labels(
 def predict_probabilities(
     engine: Engine, batch: Image, size: Size, confidence: bool
 ) -> list[PredictedArrays]:
-    """The same with probabilities."""
+    """Run an engine on images (N, h, w, C): labels and probabilities at `size`."""
     labels, probabilities = engine.probabilities(batch, size=size)
     return [
         PredictedArrays(one, each.max(axis=0) if confidence else None, each)
@@ -101,18 +101,18 @@ def predict_probabilities(
 
 
 class Prediction:
-    """The labels of one image, at its own size, and what can be derived from them.
+    """The labels of one image, at its own size, and what is derived from them.
 
         prediction = fcnseg.load("nuclei")("cells.png")
         prediction.labels                    # uint8 (H, W), class indices
         prediction.heatmap("nucleus")        # float32 (H, W), its probability
         prediction.save("overlay.png")
 
-    Confidence and probabilities that were not requested are computed when they are first used, by
-    running the network on the image once more. A notebook shows the overlay with its legend.
+    Confidence and probabilities that were not requested are computed on first access, by running
+    the network on the image once more. Notebooks show the overlay with its legend.
 
-    frame: the image and, from a stream, where it comes from. classes: what the labels mean.
-    again: computes the probabilities, float32 (K, H, W), when they are needed; None: they can't be.
+    frame: the image and its position in the source. classes: of the labels.
+    again: computes the probabilities, float32 (K, H, W), on demand; None: not possible.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Prediction:
         again: Callable[[], Floats] | None = None,
     ) -> None:
         self.labels, self.frame, self.classes, self._again = found.labels, frame, classes, again
-        for name in ("confidence", "probabilities"):  # what was requested is as if computed
+        for name in ("confidence", "probabilities"):  # fill the cached properties
             if getattr(found, name) is not None:
                 self.__dict__[name] = getattr(found, name)
 
@@ -131,8 +131,8 @@ class Prediction:
     def probabilities(self) -> Floats:
         """float32 (K, H, W), softmax over the classes.
 
-        InputError where they were not requested and can't be computed any more: the prediction
-        came from another process, or its labels were smoothed over time.
+        InputError when they were not requested and can't be computed: the prediction came from
+        another process, or its labels were smoothed over time.
         """
         if self._again is None:
             raise InputError(
@@ -143,7 +143,7 @@ class Prediction:
 
     @cached_property
     def confidence(self) -> Floats:
-        """float32 (H, W), the winning class's probability, 0..1; errors as `probabilities`."""
+        """float32 (H, W), the predicted class's probability, 0..1; errors as `probabilities`."""
         return np.asarray(self.probabilities.max(axis=0), np.float32)
 
     @property
@@ -158,12 +158,12 @@ class Prediction:
 
     @property
     def time(self) -> float:
-        """Seconds since the source began; 0.0 for single images."""
+        """Seconds since the start of the source; 0.0 for single images."""
         return self.frame.time
 
     @property
     def name(self) -> str:
-        """What outputs of it are called: a path without suffix."""
+        """The name of its output files: a path without suffix."""
         return self.frame.name
 
     def heatmap(self, name: str) -> Floats:
@@ -178,11 +178,11 @@ class Prediction:
         classes: str | Collection[str] | None = None,
         heatmap_of: str | None = None,
     ) -> NDArray[np.uint8]:
-        """The image under the colors of its labels, uint8 (H, W, 3) RGB.
+        """The image with the labels' colors over it, uint8 (H, W, 3) RGB.
 
         alpha: opacity of the colors, 0..1.
-        classes: the name or names of those that are drawn; None: all.
-        heatmap_of: the name of a class whose probability is drawn instead.
+        classes: name or names of the classes to draw; None: all.
+        heatmap_of: name of a class whose probability is drawn instead.
         """
         alpha = InferConfig.checked("alpha", alpha)
         if heatmap_of is not None:
@@ -194,11 +194,11 @@ class Prediction:
         return overlay(self.image, self.labels, self.classes, alpha=alpha, only=only)
 
     def save(self, path: str | Path, *, labels: bool = False, **drawn: Any) -> Path:
-        """Write the overlay as an image file; the suffix says the format. Returns its path.
+        """Write the overlay as an image file, in the format of the suffix; return its path.
 
         labels: write the labels instead, as a PNG of class indices with the classes' colors.
-        drawn: as `overlay` takes it: `save("sure.png", heatmap_of="nucleus")`.
-        MediaError where it can't be written.
+        drawn: arguments of `overlay`: `save("sure.png", heatmap_of="nucleus")`.
+        MediaError when it can't be written.
         """
         path = path_of(path, "path")
         if not path.name or is_stdout(path):
@@ -208,7 +208,7 @@ class Prediction:
             raise OptionError(f"{next(iter(drawn))} has no effect on labels: they are not drawn.")
         if labels:
             if path.suffix.lower() != ".png":
-                raise OptionError(f"Labels are written as PNG, which keeps them; found {path}.")
+                raise OptionError(f"Labels are written as PNG, which is lossless; found {path}.")
             write_labels(path, self.labels, self.classes.palette())
         else:
             write_image(path, self.overlay(**drawn))
@@ -225,22 +225,22 @@ class Prediction:
         return f"Prediction({width}x{height}: {', '.join(found)})"
 
     def _repr_png_(self) -> bytes:
-        """For notebooks: the overlay, and the names of the classes that occur."""
+        """For notebooks: the overlay, with a legend of the classes that occur."""
         shown = [index for index in np.unique(self.labels).tolist() if index < len(self.classes)]
         image = self.overlay()
         names = legend(self.classes, height=image.shape[0], only=shown)
         return encode_image(side_by_side([image, names]))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the model, which other processes load for themselves."""
+        """Pickle without the model, which other processes load themselves."""
         return {**self.__dict__, "_again": None}
 
 
 class ProportionsSink:
-    """A JSON line a frame: {"index", "time", "name", "shares": {class: proportion of pixels}}.
+    """A JSON line per frame: {"index", "time", "name", "shares": {class: proportion of pixels}}.
 
-    "unknown" is the proportion of pixels labelled 255, where there are any. path "-" is standard
-    output; lines are there as soon as the frame is. append: after the lines of other sources.
+    "unknown" is the proportion of pixels labelled 255, if there are any. path "-" is standard
+    output; each line is flushed at once. append: after the lines of other sources.
     """
 
     def __init__(self, path: Path, classes: ClassMap, *, append: bool = False) -> None:
@@ -263,14 +263,14 @@ class ProportionsSink:
             self._file.flush()
 
     def close(self, *, complete: bool = True) -> list[Path]:
-        """Close the file; its path, unless it is standard output."""
+        """Close the file; return its path, unless it is standard output."""
         with naming(self._path), self._stack:
             if complete:
                 self._begin()
         return [] if is_stdout(self._path) else [self._path]
 
     def _begin(self) -> None:
-        """Drop the lines of an earlier run, which stay until there is something to say."""
+        """Delete the lines of an earlier run, which are kept until there are new ones."""
         if self._older:
             self._file.truncate(0)
             self._older = False
@@ -289,7 +289,7 @@ class ProportionsSink:
 
 
 def class_proportions(prediction: PredictedArrays, classes: ClassMap) -> dict[str, float]:
-    """The proportion of pixels of each class, and of "unknown" where there are unknown pixels."""
+    """The proportion of pixels of each class, and of "unknown" if there are such pixels."""
     counts = np.bincount(prediction.labels.ravel(), minlength=IGNORE + 1) / prediction.labels.size
     found = {name: round(float(counts[i]), 6) for i, name in enumerate(classes.names)}
     return {**found, "unknown": round(float(counts[IGNORE]), 6)} if counts[IGNORE] else found

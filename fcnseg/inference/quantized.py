@@ -1,9 +1,8 @@
-"""Export in int8: a quarter of the size, faster where a CPU multiplies int8.
+"""Export in int8: a quarter of the size, faster on CPUs with int8 multiplication.
 
-Weights are rounded channel by channel; what flows between the layers is rounded in the range that
-it has on some training images (static quantization, Jacob et al., CVPR 2018). The first
-convolution and the scores at the end stay in floating point. What that costs is measured on
-validation images.
+Weights are quantized per channel, activations with the ranges that they have on some training
+images (static quantization, Jacob et al., CVPR 2018). The first convolution and the final scores
+stay in floating point. The loss of accuracy is measured on validation images.
 """
 
 from __future__ import annotations
@@ -38,33 +37,33 @@ from fcnseg.metrics import Confusion, Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, Message, Progress
 
-FITTED_TO = 64
-"""Training images that the ranges of 8 bits are taken from."""
+CALIBRATION_IMAGES = 64
+"""Training images used for calibration."""
 
-MEASURED_ON = 200
-"""Validation images, at most, on which the cost of 8 bits is measured."""
+VALIDATION_IMAGES = 200
+"""Maximum number of validation images on which the loss of accuracy is measured."""
 
-MOST_LOST = 0.01
+MAX_LOSS = 0.01
 """A file that loses more mIoU than this is not written."""
 
 
-ROUNDED = ["Conv", "Add", "Relu", "Clip"]
+QUANTIZED = ["Conv", "Add", "Relu", "Clip"]
 """The operators that are computed in 8 bits."""
 
 TIMED = (360, 480)
-"""Height and width of the image that is timed, where a file takes any."""
+"""Height and width of the image for timing, if a file takes any size."""
 
 TURNS = 3
-"""So often each of two files is timed."""
+"""How often each of two files is timed."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What rounding to 8 bits changed on validation images.
+    """The effect of quantization, on validation images.
 
-    label_agreement: proportion of pixels with the original's label, 0..1.
+    label_agreement: proportion of pixels with the same label as the original's, 0..1.
     miou_before, miou: of the original and of the file.
-    ms_before, ms: that ONNX Runtime takes for an image in f32, and in int8, alternating.
+    ms_before, ms: ONNX Runtime's time per image in f32 and in int8, measured alternately.
     """
 
     images: int
@@ -84,7 +83,7 @@ def export_int8(
     about: Mapping[str, str],
     callback: Callback,
 ) -> Cost:
-    """Round, measure what it costs, and only then give the file its name."""
+    """Quantize, measure the loss of accuracy, and only then give the file its name."""
     if config.data is None:
         raise OptionError(
             "int8 needs images for calibration; no dataset folder was given.",
@@ -98,8 +97,12 @@ def export_int8(
     original = load(model, engine="torch", short_side=config.short_side)
     description = describe(config.data, callback)
     train, val = (dataset_for(original, description, s, callback) for s in ("train", "val"))
-    callback(Message(f"Writing {path}, calibrated on {min(FITTED_TO, len(train))} training images"))
-    chosen = (train[at].image for at in spread(len(train), FITTED_TO))
+    callback(
+        Message(
+            f"Writing {path}, calibrated on {min(CALIBRATION_IMAGES, len(train))} training images"
+        )
+    )
+    chosen = (train[at].image for at in spread(len(train), CALIBRATION_IMAGES))
     if config.size is not None:
         chosen = (resize_image(image, config.size) for image in chosen)
     images = (original.prepare([image]) for image in chosen)  # each (1, h, w, C)
@@ -107,10 +110,10 @@ def export_int8(
         ms_before, ms = write_int8(checkpoint, written, images, options, about=about)
         cost = _cost(original, load(written), val, callback, size=config.size)
         cost = replace(cost, ms_before=ms_before, ms=ms)
-        if cost.miou < cost.miou_before - MOST_LOST:
+        if cost.miou < cost.miou_before - MAX_LOSS:
             raise CheckpointError(
                 f"int8 costs too much accuracy: mIoU {percent(cost.miou)}, before "
-                f"{percent(cost.miou_before)}; the limit is a loss of {percent(MOST_LOST)}.",
+                f"{percent(cost.miou_before)}; the limit is a loss of {percent(MAX_LOSS)}.",
                 hint="nothing was written; export without --precision int8",
             )
         write_report(written, asdict(cost))
@@ -128,7 +131,7 @@ def _cost(
     *,
     size: tuple[int, int] | None,
 ) -> Cost:
-    chosen = spread(len(val), MEASURED_ON)
+    chosen = spread(len(val), VALIDATION_IMAGES)
     matrices = [Confusion(len(val.classes)) for _ in range(2)]
     same = pixels = 0
     for done, index in enumerate(chosen, start=1):
@@ -148,7 +151,7 @@ def _cost(
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most so many of 0 .. count - 1, evenly over all of them."""
+    """At most `most` of the indices 0 .. count - 1, evenly spaced."""
     chosen = min(count, most)
     return [index * count // chosen for index in range(chosen)]
 
@@ -161,12 +164,12 @@ def write_int8(
     *,
     about: Mapping[str, Any] | None = None,
 ) -> tuple[float, float]:
-    """Write an ONNX file that computes in 8 bits (in QDQ form, which every runtime reads).
+    """Write an ONNX file quantized to 8 bits (in QDQ format, which every runtime reads).
 
-    images: for calibration, each uint8 (1, h, w, C), at the size that the network sees.
-    The outputs of the graph before rounding are verified; the caller measures the loss of
-    accuracy. What comes before and after the network is not rounded.
-    Returns the milliseconds that an image takes in f32, and in int8.
+    images: for calibration, each uint8 (1, h, w, C), at the network's input size.
+    The outputs of the graph before quantization are verified; the caller measures the loss of
+    accuracy. Preprocessing and upsampling are not quantized.
+    Returns the milliseconds per image in f32, and in int8.
     Raises CheckpointError, MissingExtra.
     """
     FORMATS["onnx"].refuse(options)
@@ -190,7 +193,7 @@ def write_int8(
 
 
 def _quantize(exact: Path, rounded: Path, images: Iterable[Images]) -> None:
-    """Write the file `rounded` of the file `exact`, with ranges calibrated on images."""
+    """Quantize the file `exact` to the file `rounded`, calibrated on images."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -204,7 +207,7 @@ def _quantize(exact: Path, rounded: Path, images: Iterable[Images]) -> None:
             return None if batch is None else {"images": batch}
 
     prepared = exact.with_name("ready.onnx")
-    logging.disable(logging.WARNING)  # it asks for a preparation that was just made
+    logging.disable(logging.WARNING)  # it recommends the preprocessing that was just done
     try:
         with quiet():
             quant_pre_process(exact, prepared, skip_symbolic_shape=True)
@@ -214,15 +217,15 @@ def _quantize(exact: Path, rounded: Path, images: Iterable[Images]) -> None:
                 rounded,
                 Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
-                # Signed ones ONNX Runtime turns into unsigned ones on x86, with steps in between
-                # that take up what is gained.
+                # On x86 ONNX Runtime converts signed activations to unsigned ones, which takes as
+                # long as int8 saves.
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 per_channel=True,
-                # Weights of 7 bits: products of 8 do not fit where a processor adds two of them in
-                # 16 bits (AVX2, AVX-512 without VNNI), and the file would be worse there than here.
+                # 7-bit weights: CPUs that add two products in 16 bits (AVX2, AVX-512 without VNNI)
+                # would overflow with 8, so that the file would be less accurate there.
                 reduce_range=True,
-                op_types_to_quantize=ROUNDED,
+                op_types_to_quantize=QUANTIZED,
                 nodes_to_exclude=exact_layers(graph),
             )
     except (RuntimeError, ValueError, OSError) as error:
@@ -232,9 +235,9 @@ def _quantize(exact: Path, rounded: Path, images: Iterable[Images]) -> None:
 
 
 def milliseconds(paths: Sequence[Path], options: GraphOptions) -> list[float]:
-    """That ONNX Runtime takes for the labels of an image with each file: medians of TURNS turns.
+    """ONNX Runtime's time for an image's labels with each file: the median of TURNS.
 
-    Alternating, so that other work on the machine slows all of them alike.
+    Files take turns, so that other load on the machine affects all of them equally.
     """
     opened = [open_exported(path, "onnxruntime", device="cpu") for path in paths]
     size = options.size or TIMED
@@ -244,15 +247,15 @@ def milliseconds(paths: Sequence[Path], options: GraphOptions) -> list[float]:
 
 
 def exact_layers(graph: Any) -> list[str]:
-    """Names of the nodes that stay in f32: the first convolution, the scores, all after them.
+    """Names of the nodes that stay in f32: the first convolution, the scores and all after them.
 
-    The first has little to compute, and rounding it lost all of 3 points of mIoU on cell nuclei.
-    The last convolution with weights makes the scores.
+    The first is cheap, and quantizing it cost 3 points of mIoU on cell nuclei. The last
+    convolution with weights computes the scores.
     """
     weights = {one.name for one in graph.initializer}
     first, *_, last = (n for n in graph.node if n.op_type == "Conv" and n.input[1] in weights)
     names, made = [str(first.name), str(last.name)], set(last.output)
-    for node in graph.node:  # they stand in the order in which they are computed
+    for node in graph.node:  # in topological order
         if made.intersection(node.input):
             names.append(str(node.name))
             made.update(node.output)

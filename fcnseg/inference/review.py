@@ -1,11 +1,11 @@
-"""Which labels are probably wrong, and which images are most worth labelling.
+"""Find labels that are probably wrong, and images that are most worth labelling.
 
-Label errors: where a model is confident of another class than the labels', in regions (Northcutt,
-Jiang, Chuang, JAIR 2021, rank by the probability that a model gives the label; here of connected
-pixels). Pixels where an outline is merely off by a little do not count.
+Label errors: connected regions where the model confidently predicts another class than the label
+(Northcutt, Jiang, Chuang, JAIR 2021, rank samples by the predicted probability of the label).
+Slightly displaced boundaries do not count.
 
-Images to label: those that the model is least sure of, each unlike those chosen before (greedy
-k-centre: Sener, Savarese, ICLR 2018), so that no two are nearly the same.
+Images to label: those that the model is least certain about, each different from those chosen
+before (greedy k-centre: Sener, Savarese, ICLR 2018), to avoid near-duplicates.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from fcnseg.io.images import resize_image
 from fcnseg.io.labels import connected_regions
 from fcnseg.metrics.regions import near_same
 
-MOST_REGIONS = 5
-"""Regions of an image that are kept, those of the highest score."""
+MAX_REGIONS = 5
+"""Regions kept per image, those with the highest score."""
 
-LEAST = 1e-3
-"""Probabilities below it count as it, so that no pixel outweighs the others."""
+MIN_PROBABILITY = 1e-3
+"""Probabilities are clamped to this, so that no pixel outweighs the others."""
 
-SAME = 0.15
-"""Images nearer than that, of the usual distance between two, are nearly the same."""
+NEAR_DUPLICATE = 0.15
+"""Images closer than this, relative to the median distance, are near-duplicates."""
 
 
 @dataclass(frozen=True)
 class Suspect:
     """A region whose labels are probably wrong.
 
-    index: the image's place in the dataset. labelled: the class most of it is labelled as.
-    score: higher where the labels are more probably wrong (see _scores). box: left, top, width,
+    index: of the image in the dataset. labelled: the most frequent label in the region.
+    score: the higher, the more probably the labels are wrong (see _scores). box: left, top, width,
     height in pixels; area: its pixels. p_predicted, p_labelled: mean probabilities, 0..1.
     """
 
@@ -55,10 +55,9 @@ class Suspect:
 def find_suspects(
     index: int, name: str, labels: Labels, probabilities: Floats, tolerance: int
 ) -> list[Suspect]:
-    """The regions of one image, those of the highest score first.
+    """The suspicious regions of one image, by descending score.
 
-    labels: uint8 (H, W); probabilities: float32 (K, H, W). tolerance: pixels that an outline may
-    be off.
+    labels: uint8 (H, W); probabilities: float32 (K, H, W). tolerance: of boundaries, in pixels.
     """
     counted = labels != IGNORE
     predicted = np.where(counted, probabilities.argmax(axis=0), IGNORE).astype(np.uint8)
@@ -77,7 +76,7 @@ def find_suspects(
     complete = np.maximum(_part_of_object(predicted, differs), _part_of_object(labels, differs))
     scores = _scores(mine, p_predicted, p_labelled, complete[wrong]) / np.sqrt(counted.sum())
     found = []
-    for region in np.argsort(-scores)[:MOST_REGIONS].tolist():
+    for region in np.argsort(-scores)[:MAX_REGIONS].tolist():
         inside = mine == region
         y, x = rows[inside], columns[inside]
         box = (int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1)
@@ -98,7 +97,7 @@ def find_suspects(
 
 
 def _part_of_object(labels: Labels, differs: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """float64 (H, W): how much of the connected region that a pixel lies in differs, 0..1."""
+    """float64 (H, W): the proportion of each pixel's connected region that differs, 0..1."""
     regions, areas = connected_regions(labels)
     part: NDArray[np.float64] = np.bincount(regions[differs], minlength=len(areas)) / areas
     return part[regions]
@@ -107,16 +106,16 @@ def _part_of_object(labels: Labels, differs: NDArray[np.bool_]) -> NDArray[np.fl
 def _scores(
     mine: NDArray[np.intp], p_predicted: Floats, p_labelled: Floats, complete: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The score of each region; all arguments by pixel, mine: its region's number.
+    """The score of each region; all arguments are per pixel, mine: the index of its region.
 
-    Log-odds of the predicted class against the labelled one (mean, cubed), times how much of the
-    predicted or labelled object differs (a missing object does as a whole, a poor outline does
-    not), times the square root of area and of the region's part of all that differs in the image
-    (an image that the model does not understand differs everywhere). The powers were chosen on
+    The product of: the mean log-odds of the predicted class against the labelled one, cubed; the
+    proportion of the predicted or labelled object that differs (1 for a missing object, less for a
+    poor outline); the square root of the area and of the region's proportion of all differences in
+    the image (low when the model fails on the entire image). The exponents were chosen on
     simulated errors: benchmarks/review.py.
     """
     area = np.bincount(mine)
-    odds = np.log(p_predicted) - np.log(np.maximum(p_labelled, LEAST))
+    odds = np.log(p_predicted) - np.log(np.maximum(p_labelled, MIN_PROBABILITY))
     margin = np.bincount(mine, (p_predicted - p_labelled) ** 2)
     wanting = np.bincount(mine, complete) / area
     size = np.sqrt(area * margin / margin.sum())
@@ -125,7 +124,7 @@ def _scores(
 
 
 def uncertainty(probabilities: Floats) -> float:
-    """How undecided a model is on an image, 0..1: mean entropy of (K, H, W) over its largest."""
+    """Mean entropy of probabilities (K, H, W), divided by its maximum: 0..1."""
     count = len(probabilities)
     if count == 1:
         return 0.0
@@ -134,7 +133,7 @@ def uncertainty(probabilities: Floats) -> float:
 
 
 def features(image: NDArray[np.uint8], probabilities: Floats) -> Floats:
-    """float32 (D,) of what an image looks like and shows: colors in 8x8 cells, classes in 4x4."""
+    """A feature vector float32 (D,) of an image: mean colors on an 8x8 grid, classes on a 4x4."""
     colors = resize_image(image, (8, 8)).astype(np.float32) / 255
     classes = [
         part.mean(axis=(1, 2))
@@ -149,16 +148,16 @@ def features(image: NDArray[np.uint8], probabilities: Floats) -> Floats:
 
 
 def choose(unsure: Sequence[float], found: Sequence[Floats], count: int) -> list[int]:
-    """Places of the images most worth labelling, the first first; fewer where others are alike.
+    """Indices of the images most worth labelling, in order; fewer than count if others are alike.
 
-    unsure: of each image; found: the features of each.
+    unsure: the uncertainty of each image; found: the features of each.
     """
     doubts, points = np.asarray(unsure, np.float64), np.stack(found).astype(np.float64)
     chosen = [int(doubts.argmax())]
     nearest = np.linalg.norm(points - points[chosen[0]], axis=1)
     usual = float(np.median(nearest))
     while len(chosen) < min(count, len(points)):
-        gain = np.where(nearest > SAME * usual, doubts * nearest, -1)
+        gain = np.where(nearest > NEAR_DUPLICATE * usual, doubts * nearest, -1)
         best = int(gain.argmax())
         if gain[best] < 0 or best in chosen:
             break

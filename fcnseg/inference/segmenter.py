@@ -1,6 +1,6 @@
-"""A trained network, ready to be used: images of any size in, predictions out.
+"""A trained network ready for inference: images of any size in, predictions out.
 
-Knows the class map and how images are prepared; leaves the arithmetic to an engine.
+It has the class map and the preprocessing; an engine runs the network.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ from fcnseg.progress import log_messages, no_callback
 if TYPE_CHECKING:
     from fcnseg.engines.pytorch import TorchEngine
 
-_AT_ONCE = 8
-"""Images of a list that are in the network at the same time."""
+_BATCH = 8
+"""Images of a list that are run as one batch."""
 
 
 @dataclass(eq=False)
 class Segmenter:
-    """An engine, what its classes mean, and how it wants its images.
+    """An engine with its classes and its preprocessing.
 
         model = fcnseg.load("nuclei")
         prediction = model("cells.png")
         prediction.labels, prediction.heatmap("nucleus")
 
-    It pickles, copies and goes to other processes; see `load` for forked ones.
+    It can be pickled, copied and sent to other processes; see `load` for forked ones.
 
-    path: the model file it was loaded from; None for one made in memory.
-    extra: what else the file says, as plain data.
-    options: how its engine was opened. reopen: opens another one; None for one made in memory.
-    members: the models whose probabilities are averaged; none for a single network.
+    path: the model file it was loaded from; None for a model created in memory.
+    extra: the `extra` of the file's checkpoint, as plain data.
+    options: how its engine was opened. reopen: opens another engine; None for a model created in
+    memory. members: the models whose probabilities are averaged; empty for a single network.
     """
 
     engine: Engine = field(repr=False)
@@ -76,7 +76,7 @@ class Segmenter:
 
     @property
     def networks(self) -> tuple[Segmenter, ...]:
-        """The models of one network each: the members, or this one itself."""
+        """The members, or this segmenter itself if it is a single network."""
         return self.members or (self,)
 
     @property
@@ -86,12 +86,12 @@ class Segmenter:
 
     @property
     def title(self) -> str:
-        """What it is called in messages: its files."""
+        """Its name in messages: its files."""
         return " + ".join(map(str, self.files)) or "The model"
 
     @property
     def sees_fixed_size(self) -> bool:
-        """Whether a network sees every image at a short side of its own, whatever its size."""
+        """Whether images are resized to a fixed short side."""
         return any(
             one.preprocess.short_side is not None or resizes_itself(one.extra)
             for one in self.networks
@@ -103,12 +103,12 @@ class Segmenter:
 
     @property
     def num_parallel(self) -> int:
-        """How many threads may ask for predictions at the same time."""
+        """How many threads may call `predict` at the same time."""
         return self.engine.parallelism.count
 
     @property
     def sums_scores(self) -> bool:
-        """Whether `skip_scores` can be had: one network in torch whose fuse is "score"."""
+        """Whether `skip_scores` is available: one network in torch whose fuse is "score"."""
         return not self.members and self.engine.sums_scores
 
     @overload
@@ -139,23 +139,23 @@ class Segmenter:
         confidence: bool = False,
         probabilities: bool = False,
     ) -> Prediction | list[Prediction]:
-        """The prediction of an image; a list of them for a list of images.
+        """Predict an image; returns a list of predictions for a list of images.
 
         images: a path, the bytes of an image file, a Pillow image, an array (H, W), (H, W, 3) or
-            (H, W, 4), a tensor (3, H, W); uint8, uint16, or floats in 0..1; or a list of such. An
-            array or a tensor of 4 axes is a list. Labels are those of the file of the same content.
-        bgr: arrays and tensors hold blue first, as OpenCV's do.
-        confidence, probabilities: compute them now; they are there in any case (Prediction).
+            (H, W, 4), a tensor (3, H, W); uint8, uint16, or floats in 0..1; or a list of these. An
+            array or tensor with 4 axes is a list. Labels are the same as for the image file.
+        bgr: arrays and tensors are in BGR order, as in OpenCV.
+        confidence, probabilities: compute them now instead of on first access (see Prediction).
 
-        InputError (a ValueError) where the meaning of the numbers is unclear, as with floats
-        beyond 0..1, int64 or channels in another place; MediaError for files.
+        InputError (a ValueError) for arrays whose values are ambiguous, such as floats outside
+        0..1, int64 or another order of axes; MediaError for files.
         """
         wanted = {"confidence": confidence, "probabilities": probabilities}
         if not is_several(images):
             return self._of_frames([self._frame(images, bgr=bgr)], **wanted)[0]
         several, found = as_list(images), []
-        for start in range(0, len(several), _AT_ONCE):
-            some = several[start : start + _AT_ONCE]
+        for start in range(0, len(several), _BATCH):
+            some = several[start : start + _BATCH]
             found += self._of_frames([self._frame(one, bgr=bgr) for one in some], **wanted)
         return found
 
@@ -167,9 +167,9 @@ class Segmenter:
         confidence: bool = False,
         probabilities: bool = False,
     ) -> list[PredictedArrays]:
-        """Labels for each image, in order, at its own size; images as `__call__` takes them.
+        """Labels of each image, in order, at its own size; images as in `__call__`.
 
-        Images of one size go through the network together. What was not requested is None.
+        Images of the same size are run as one batch. Fields that are not requested are None.
         """
         several = images if isinstance(images, list) else as_list(images)
         pixels = [self._pixels(image, bgr=bgr) for image in several]
@@ -184,7 +184,7 @@ class Segmenter:
         return [found[index] for index in range(len(pixels))]
 
     def logits(self, image: ImageInput, *, bgr: bool = False) -> NDArray[np.float32]:
-        """Logits float32 (K, H, W) of one image, at its own size; of averages, their logarithms."""
+        """Logits float32 (K, H, W) of one image, at its own size; log-probabilities of averages."""
         pixels = self._pixels(image, bgr=bgr)
         size = (pixels.shape[0], pixels.shape[1])
         return np.asarray(self.engine.logits(self.prepare([pixels]), size=size)[0], np.float32)
@@ -192,19 +192,19 @@ class Segmenter:
     def skip_scores(
         self, image: ImageInput, *, bgr: bool = False
     ) -> dict[int, NDArray[np.float32]]:
-        """Each skip's contribution to the logits, by stride: float32 (K, H, W) at the image's size.
+        """The logits as a sum of one term per skip, by stride: float32 (K, H, W), the image's size.
 
-        They sum to the logits. OptionError where `sums_scores` is false.
+        OptionError if `sums_scores` is false.
         """
         return self._by_stride(lambda engine: engine.skip_scores, image, bgr)
 
     def logits_without_skips(
         self, image: ImageInput, *, bgr: bool = False
     ) -> dict[int, NDArray[np.float32]]:
-        """The logits without one skip each, by its stride: float32 (K, H, W) at the image's size.
+        """Ablate one skip at a time: its stride -> logits float32 (K, H, W) at the image's size.
 
-        For networks whose skips join as features (fuse is "feature" or "concat"). OptionError
-        for others, and for another engine than torch.
+        For networks that fuse features (fuse is "feature" or "concat"). OptionError for others,
+        and for another engine than torch.
         """
         return self._by_stride(lambda engine: engine.logits_without_skips, image, bgr)
 
@@ -214,20 +214,20 @@ class Segmenter:
         """The logits with the skips down to a stride, by stride, from coarse to fine.
 
         float32 (K, H, W) at the image's size; the last are the network's own. The finer skips are
-        left out of the sum (fuse is "score"), or their features are zero. OptionError for another
-        engine than torch.
+        omitted from the sum (fuse is "score"), or their features are set to zero. OptionError for
+        another engine than torch.
         """
         return self._by_stride(lambda engine: engine.logits_up_to_skips, image, bgr)
 
     def _by_stride(
         self, method: Callable[[TorchEngine], Callable[..., Any]], image: ImageInput, bgr: bool
     ) -> dict[int, NDArray[np.float32]]:
-        """What a method of a TorchEngine gives for one image: float32 (K, H, W) by stride."""
+        """Call a method of a TorchEngine for one image: stride -> float32 (K, H, W)."""
         if self.members:
             raise OptionError("Skips are one network's; these are averages.", hint="give one model")
         if not self.engine.shows_network:
             raise OptionError(
-                f"Skips are looked at in torch, not in {self.engine.name}.",
+                f"Skips can be inspected in torch only, not in {self.engine.name}.",
                 hint='give the checkpoint itself, with --engine torch (load(..., engine="torch"))',
             )
         pixels = self._pixels(image, bgr=bgr)
@@ -246,16 +246,16 @@ class Segmenter:
         confidence: bool = False,
         probabilities: bool = False,
     ) -> Iterator[Prediction]:
-        """The prediction of each frame of a source, in order; they know their frame.
+        """Yield the prediction of each frame of a source, in order, with its frame.
 
             for prediction in model.stream("clip.mp4"):
                 print(prediction.index, prediction.time, prediction.labels.shape)
 
         source: image, folder (of its images), glob, video, camera number or stream address.
-        every, limit: take every N-th frame; stop after so many (0: never).
-        batch: frames a step; a live source is always taken one by one.
-        smooth: less flicker in a video's labels: the weight of the past, less than 1; 0: off.
-        confidence, probabilities: compute them, too; with `smooth` they are there only then.
+        every, limit: take every N-th frame; stop after `limit` frames (0: never).
+        batch: batch size; frames of live sources are always run one by one.
+        smooth: temporal smoothing of a video, less than 1: weight of the previous frames; 0: off.
+        confidence, probabilities: compute them as well; with `smooth` they are not available later.
         """
         given = {"batch": batch, "every": every, "limit": limit, "smooth": smooth}
         batch, every, limit, smooth = (InferConfig.checked(*one) for one in given.items())
@@ -282,10 +282,10 @@ class Segmenter:
                         yield from found
 
     def to(self, device: Device) -> Segmenter:
-        """Compute on another device ("cpu", "cuda", "cuda:1", "mps") from now on; returns itself.
+        """Move it to another device ("cpu", "cuda", "cuda:1", "mps"), in place; returns itself.
 
-        Its file is opened again: precision "auto" is the new device's. OptionError where the device
-        is not here or not the engine's, or the model has no file.
+        Its file is opened again; precision "auto" is resolved for the new device. OptionError when
+        the device is unavailable or not supported by the engine, or the model has no file.
         """
         if self.reopen is None:
             raise OptionError(
@@ -297,9 +297,9 @@ class Segmenter:
         return self
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the model into a folder, which `load` takes; returns the folder.
+        """Save the model into a folder, from which `load` reads it; returns the folder.
 
-        OptionError where the engine is not torch, and for several models.
+        OptionError for exported files, and for several models.
         """
         if self.path is None or self.path.suffix.lower() in RUNNABLE:
             raise OptionError(
@@ -312,7 +312,7 @@ class Segmenter:
     def _of_frames(
         self, group: Sequence[Frame], *, confidence: bool, probabilities: bool, again: bool = True
     ) -> list[Prediction]:
-        """Predictions that know their frames; again: whether they can be computed once more."""
+        """Predict frames; again: allow confidence and probabilities to be computed later."""
         wanted = {"confidence": confidence, "probabilities": probabilities}
         found = self.predict([frame.pixels for frame in group], **wanted)
         pairs, classes = zip(found, group, strict=True), self.classes
@@ -328,13 +328,13 @@ class Segmenter:
         return found
 
     def _pixels(self, image: object, *, bgr: bool) -> NDArray[Any]:
-        """An image as the network takes it: uint8 RGB (H, W, 3), or its bands (H, W, C)."""
+        """An image in the network's format: uint8 RGB (H, W, 3), or its bands (H, W, C)."""
         if (bands := self.preprocess.bands) is not None:
             return bands.carry(given_bands(image, bands, bgr=bgr))
         return image if not bgr and is_rgb(image) else to_rgb(image, bgr=bgr)
 
     def _frame(self, image: object, *, bgr: bool) -> Frame:
-        """An image as a frame, named by its file where it is one."""
+        """An image as a frame, named after its file if there is one."""
         path = Path(os.fsdecode(image)) if isinstance(image, str | os.PathLike) else None
         about: Any = {} if path is None else {"name": path.stem, "path": path}
         if (bands := self.preprocess.bands) is None:
@@ -343,7 +343,7 @@ class Segmenter:
         return Frame(bands.to_rgb(pixels), stored=bands.carry(pixels), **about)
 
     def prepare(self, images: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Images of one size as the network takes them: uint8 (N, h, w, 3), or other bands."""
+        """Resize and stack images of one size for the network: uint8 (N, h, w, 3), or bands."""
         if self.preprocess.bands is not None:
             self.preprocess.bands.check(images[0], "The image")
         wanted = self.preprocess.network_size((images[0].shape[0], images[0].shape[1]))

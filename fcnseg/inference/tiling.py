@@ -1,14 +1,14 @@
-"""A frame to its labels, in one call: FramePredictor; large images in overlapping tiles.
+"""Predict frames (FramePredictor); large images in overlapping tiles.
 
     predict = FramePredictor(load("runs/train1"), "auto")
     labels = predict(frames)[0].labels
 
-A tiled image takes the memory of one tile, and gets the labels that it would have at once.
-Where tiles overlap their logits are blended, with weights that fall to 0 before a tile's edge
-(the network sees padding there). Tiles start at multiples of the coarsest stride, so that every
-element of a feature map lies where it lies in the entire image.
+Tiling needs the memory of one tile and gives the same labels as the untiled image. In overlaps
+logits are blended with weights that fall to 0 before a tile's edge, where the network sees padding.
+Tiles start at multiples of the coarsest stride, so that the elements of feature maps have the same
+positions as in the untiled image.
 
-Not for networks with a fixed input size (`short_side`): those never see a large image.
+Not for networks with a fixed input size (`short_side`), whose inputs are never large.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fcnseg.progress import Callback, Message, no_callback
 STRIDE = 32
 
 MAX_UNTILED_PIXELS = 9_000_000
-"""Up to this size (a frame of 4K video) "auto" first tries an image at once."""
+"""Up to this size (a frame of 4K video) "auto" first tries an image without tiles."""
 
 _LARGEST, _SMALLEST = 1536, 384
 
@@ -53,26 +53,26 @@ class Tile:
 
     @property
     def length(self) -> int:
-        """Pixels."""
+        """Its length in pixels."""
         return self.stop - self.start
 
 
 def bands_of(predictor: Predictor) -> Bands | None:
-    """How image files are read for a model; None: as 8-bit RGB."""
+    """The bands to read from image files for a model; None: 8-bit RGB."""
     return predictor.preprocess.bands if isinstance(predictor, Segmenter) else None
 
 
 class FramePredictor:
-    """Frames to predictions, with the options of a command: the call that a pipeline makes.
+    """Predicts frames with the options of a command; the function that a Pipeline calls.
 
-    tile: "auto" (tiles where the image does not fit into memory), "off", or the side of a tile in
-        pixels. The callback receives a Message when memory ran out and tiles are used instead.
-    smooth: the weight of the past, for the frames of one video in order; 0: off.
-    conf: pixels less probable than this are labelled 255.
-    classes: pixels of classes other than these indices are labelled 255; None: of none.
+    tile: "auto" (tiles if the image does not fit into memory), "off", or the side of a tile in
+        pixels. The callback receives a Message when memory runs out and tiles are used instead.
+    smooth: weight of the previous frames, for the frames of one video in order; 0: off.
+    conf: pixels with lower confidence are labelled 255.
+    classes: pixels of other classes than these indices are labelled 255; None: keep all.
     probabilities: compute them with the labels.
 
-    Only a Segmenter is tiled or smoothed: OptionError for any other.
+    Only a Segmenter can be tiled or smoothed: OptionError for other predictors.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class FramePredictor:
             self._kept[list(classes)] = list(classes)
 
     def __call__(self, frames: Sequence[Frame]) -> list[PredictedArrays]:
-        """The prediction of each frame, in order."""
+        """Predict each frame, in order."""
         predictions = self.predict(
             [frame.pixels for frame in frames],
             confidence=self._conf > 0,
@@ -114,16 +114,16 @@ class FramePredictor:
 
     @property
     def num_parallel(self) -> int:
-        """How many threads may ask for predictions at the same time."""
+        """How many threads may call it at the same time."""
         return self._segmenter.num_parallel
 
     @property
     def classes(self) -> ClassMap:
-        """What the labels mean."""
+        """The classes of the labels."""
         return self._segmenter.classes
 
     def flicker(self) -> Flicker | None:
-        """With `smooth`, the flicker of all frames so far; None where it is not known."""
+        """With `smooth`, the flicker of all frames so far; None if unknown."""
         return None if self._smoothed is None else self._smoothed.flicker()
 
     def predict(
@@ -146,7 +146,7 @@ class FramePredictor:
         return [self._one(image, **wanted) for image in images]
 
     def _with_unknown(self, prediction: PredictedArrays) -> PredictedArrays:
-        """The prediction with 255 for pixels below `conf` and those of other classes."""
+        """Label pixels below `conf` and those of other classes 255."""
         labels = prediction.labels
         if self._conf and prediction.confidence is not None:
             unsure = (prediction.confidence < self._conf).view(np.uint8)
@@ -156,7 +156,7 @@ class FramePredictor:
         return prediction if labels is prediction.labels else replace(prediction, labels=labels)
 
     def _one(self, image: NDArray[np.uint8], **wanted: bool) -> PredictedArrays:
-        """One image; in tiles, smaller each time memory runs out."""
+        """Predict one image; each time memory runs out, with smaller tiles."""
         while True:
             side = self._side_for(image)
             try:
@@ -170,7 +170,7 @@ class FramePredictor:
             self._make_smaller(side or max(image.shape))
 
     def _side_for(self, image: NDArray[np.uint8]) -> int:
-        """The side of the tiles for an image; 0: none."""
+        """The side of the tiles for an image; 0: no tiles."""
         height, width = int(image.shape[0]), int(image.shape[1])
         if self._never:
             return 0
@@ -179,7 +179,7 @@ class FramePredictor:
         return _LARGEST if self._auto and height * width > MAX_UNTILED_PIXELS else 0
 
     def _tileable(self) -> Segmenter:
-        """The segmenter; OptionError where tiles can't be used: they do not follow each other."""
+        """The segmenter; OptionError if it can't be tiled, as with smoothing."""
         if not isinstance(self._segmenter, Segmenter):
             raise OptionError("Only a Segmenter is tiled; use tile='off' for others.")
         if self._smoothed is not None or isinstance(self._segmenter.engine, SmoothedEngine):
@@ -208,10 +208,10 @@ def predict_tiled(
     confidence: bool = False,
     probabilities: bool = False,
 ) -> PredictedArrays:
-    """The prediction for one uint8 RGB image (H, W, 3), tile by tile.
+    """Predict one uint8 RGB image (H, W, 3), tile by tile.
 
-    side: pixels. Beside the image and the prediction, memory holds one tile and, of one row of
-    tiles, the logits where the next row overlaps.
+    side: of tiles, in pixels. Memory: the image, the prediction, one tile, and the logits of one
+    row of tiles in the overlap with the next row.
     """
     canvas = _Canvas(len(segmenter.classes), image.shape[:2], confidence, probabilities)
     above: Any = None  # (K, overlapping rows, W) of the row above
@@ -234,10 +234,10 @@ def predict_tiled(
 
 
 def cut(length: int, side: int, overlap: int = _OVERLAP) -> list[Tile]:
-    """Spans of at most `side` pixels that cover `length`, evenly spaced and of similar size.
+    """Divide `length` into spans of at most `side` pixels, evenly spaced and of similar size.
 
-    side: 384 at least. Spans start at multiples of STRIDE and overlap by `overlap` pixels (a
-    quarter of the side at most), give or take two strides.
+    side: at least 384. Spans start at multiples of STRIDE and overlap by `overlap` pixels (at most
+    a quarter of the side), plus or minus two strides.
     """
     if length <= side:
         return [Tile(0, length, 0, 0)]
@@ -294,12 +294,12 @@ def _logits(segmenter: Segmenter, image: NDArray[np.uint8], row: Tile, column: T
 
 
 def _copied(maps: Any) -> Any:
-    """A part of maps that does not hold on to the whole."""
+    """A copy of a part of maps, so that the rest can be freed."""
     return maps.copy() if isinstance(maps, np.ndarray) else maps.clone()
 
 
 def _joined(row: Sequence[Any]) -> Any:
-    """Maps (K, h, w) beside each other."""
+    """Concatenate maps (K, h, w) along their width."""
     if isinstance(row[0], np.ndarray):
         return np.concatenate(row, axis=2)
     from torch import cat
@@ -308,7 +308,7 @@ def _joined(row: Sequence[Any]) -> Any:
 
 
 class _Canvas:
-    """A prediction that is filled in block by block."""
+    """A prediction that is filled block by block."""
 
     def __init__(
         self, classes: int, size: tuple[int, ...], confidence: bool, probabilities: bool
@@ -318,7 +318,7 @@ class _Canvas:
         self._probabilities = np.empty((classes, *size), np.float32) if probabilities else None
 
     def put(self, top: int, left: int, logits: Any) -> None:
-        """Put the labels of a block of logits (K, h, w) in their place."""
+        """Write the labels of a block of logits (K, h, w) at (top, left)."""
         if 0 in logits.shape:
             return
         rows = slice(top, top + logits.shape[1])

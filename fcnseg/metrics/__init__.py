@@ -1,11 +1,11 @@
-"""How good labels are: one confusion matrix over an entire split, and what follows from it.
+"""Metrics of predicted labels, derived from one confusion matrix over an entire split.
 
 Definitions (Long, Shelhamer, Darrell, CVPR 2015, section 5), with n[i, j] the pixels of
 true class i labelled j and t[i] the row sums: IoU of a class = n[i, i] / (t[i] + sum_j
 n[j, i] - n[i, i]); its accuracy = n[i, i] / t[i]; pixel accuracy = trace / total;
 frequency-weighted IoU = sum_i t[i] IoU[i] / total. Dice = 2 IoU / (1 + IoU). Classes without a
-labelled pixel are left out of every mean; what the network wrongly predicts as them
-still counts against the classes that are labelled.
+labelled pixel are excluded from all means; pixels wrongly predicted as them still count as errors
+of the labelled classes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fcnseg.errors import InputError, counted, percent
 
 
 class Confusion:
-    """Counts of (true class, predicted class) over as many images as are added.
+    """A confusion matrix, accumulated over images.
 
     matrix: int64 (K, K), rows are the true classes, columns the predicted ones.
     """
@@ -33,9 +33,9 @@ class Confusion:
         self.matrix: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
 
     def add(self, labels: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
-        """Count pixels; both arrays have one shape; 255 in labels does not count.
+        """Count the pixels of arrays of the same shape; 255 in labels is ignored.
 
-        InputError when the shapes differ or a value is no class.
+        InputError when the shapes differ or a value is not a class.
         """
         if labels.shape != predicted.shape:
             raise InputError(
@@ -56,9 +56,9 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """What one class reached; all but its pixels are None when the labels do not contain it.
+    """The scores of one class; all except `pixels` are None when the labels do not contain it.
 
-    accuracy is what others call recall; precision is 0 for a class that is never predicted.
+    accuracy is also called recall; precision is 0 for a class that is never predicted.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ClassScore:
 
     @property
     def dice(self) -> float | None:
-        """Twice the pixels in both over the sum of those of each: the F1 of its pixels."""
+        """Dice coefficient: the F1 score of its pixels."""
         return None if self.iou is None else 2 * self.iou / (1 + self.iou)
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,11 +87,11 @@ class ClassScore:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """A confusion matrix with its classes' names; every number is derived from it.
+    """A confusion matrix with class names; all scores are derived from it.
 
     matrix: int64 (K, K) [true, predicted].
-    images: how many images were counted.
-    The means are NaN when no pixel was labelled (and None in as_dict).
+    images: number of images counted.
+    The means are NaN when no pixel was labelled (None in as_dict).
     """
 
     matrix: NDArray[np.int64]
@@ -107,7 +107,7 @@ class Report:
     def of(
         cls, matrix: NDArray[np.int64], classes: ClassMap | Sequence[str], images: int
     ) -> Report:
-        """A report on a matrix, with the names of a class map."""
+        """Create a report from a matrix and classes."""
         names = classes.names if isinstance(classes, ClassMap) else tuple(classes)
         return cls(matrix.astype(np.int64), names, images)
 
@@ -135,7 +135,7 @@ class Report:
         )
 
     def _repr_html_(self) -> str:
-        """For notebooks: a row for each class, in percent."""
+        """For notebooks: a row per class, in percent."""
         rows = [
             (one.name, *(percent(v) for v in (one.iou, one.dice, one.precision, one.accuracy)))
             for one in self.classes
@@ -146,7 +146,7 @@ class Report:
 
     @property
     def class_iou(self) -> dict[str, float | None]:
-        """IoU by class name; None where the labels do not contain the class."""
+        """IoU by class name; None if the labels do not contain the class."""
         return {score.name: score.iou for score in self.classes}
 
     @property
@@ -166,7 +166,7 @@ class Report:
 
     @property
     def miou_with_absent(self) -> float:
-        """Mean IoU with each class that is predicted though it does not occur counted as 0."""
+        """Mean IoU, with 0 for classes that are predicted but do not occur."""
         return mean([*self.class_iou.values(), *(0.0 for _ in self.absent_predicted)])
 
     @property
@@ -186,13 +186,13 @@ class Report:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Proportion of labelled pixels that are right."""
+        """Proportion of labelled pixels that are predicted correctly."""
         right, true, _ = self._counts
         return float(right.sum() / true.sum()) if true.any() else float("nan")
 
     @property
     def fw_iou(self) -> float:
-        """Mean IoU weighted by how frequent the classes are."""
+        """Mean IoU weighted by class frequency."""
         right, true, union = self._counts
         here = true > 0
         if not here.any():
@@ -200,7 +200,7 @@ class Report:
         return float((true[here] * right[here] / union[here]).sum() / true.sum())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: what `fcnseg eval --json` prints."""
+        """Plain values, as printed by `fcnseg eval --json`."""
         means = {
             "miou": self.miou,
             "pixel_accuracy": self.pixel_accuracy,
@@ -217,11 +217,11 @@ class Report:
 
 
 def mean(values: Iterable[float | None]) -> float:
-    """The mean of those that are there; NaN without any."""
+    """The mean of the values that are not None; NaN without any."""
     here = [value for value in values if value is not None]
     return float(np.mean(here)) if here else float("nan")
 
 
 def none_for_nan(value: float) -> float | None:
-    """A number for JSON, which has no NaN."""
+    """None for NaN, which JSON does not have."""
     return None if np.isnan(value) else value

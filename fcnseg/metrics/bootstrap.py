@@ -1,11 +1,10 @@
-"""Whether one model is better than another on these images: a paired bootstrap of the mIoU.
+"""Whether one model is better than another on the same images: a paired bootstrap of the mIoU.
 
-Images are drawn with replacement, the same for both models; the confusion matrices of those drawn
-are summed and the mIoU taken of the sums, as it is of the images as they are. The interval is that
-of Hesterberg (The American Statistician 2015): percentiles set a little wider than the level, as
-Student's t with n - 1 degrees of freedom wants it, without which intervals of few images are too
-narrow. Images that belong together (frames of one video) are taken as independent: then it is too
-narrow all the same.
+Images are drawn with replacement, the same for both models; their confusion matrices are summed,
+and the mIoU computed from the sum. The interval is that of Hesterberg (The American Statistician
+2015): percentiles slightly wider than the level, by Student's t with n - 1 degrees of freedom,
+because intervals of few images would be too narrow. Images are assumed to be independent; for
+related ones (frames of one video) the interval is too narrow.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DRAWS = 4000
-"""How often the images are drawn."""
+"""Number of bootstrap samples."""
 
 _AT_ONCE = 500
 
@@ -28,8 +27,8 @@ _AT_ONCE = 500
 class Difference:
     """The mIoU of one model minus another's, on the same images.
 
-    low, high: its interval at `level`; NaN with fewer than two images. better: in how many of the
-    draws the first is ahead, 0..1.
+    low, high: confidence interval at `level`; NaN with fewer than two images. better: proportion
+    of the draws in which the first is better, 0..1.
     """
 
     value: float
@@ -40,7 +39,7 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -52,8 +51,8 @@ def paired_difference(
     level: float = 0.95,
     seed: int = 0,
 ) -> Difference:
-    """Of two models' confusion matrices int64 (K, K), one an image, the images in one order."""
-    assert len(first) == len(second), "one matrix an image of each"
+    """Compare two models by their confusion matrices int64 (K, K) per image, in the same order."""
+    assert len(first) == len(second), "one matrix per image of each model"
     one, other = _sums(first), _sums(second)
     count = len(first)
     value = float((_miou(one.sum(0)[None]) - _miou(other.sum(0)[None]))[0])
@@ -74,19 +73,19 @@ def paired_difference(
 
 
 def _sums(matrices: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """float64 (N, 3, K): right, true and predicted pixels by class, of each image."""
+    """float64 (N, 3, K): correct, true and predicted pixels of each image and class."""
     return np.stack([np.stack([np.diag(one), one.sum(1), one.sum(0)]) for one in matrices]).astype(
         np.float64
     )
 
 
 def _drawn(weights: NDArray[np.float64], sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(R, 3, K) of weights (R, N) and sums (N, 3, K)."""
+    """Sums (R, 3, K) of R bootstrap samples: weights (R, N), sums (N, 3, K)."""
     return np.tensordot(weights, sums, axes=1)
 
 
 def _miou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """float64 (R,) of (R, 3, K): the mean over the classes that are labelled; NaN without any."""
+    """mIoU float64 (R,) of sums (R, 3, K), over the labelled classes; NaN without any."""
     right, true, found = sums[:, 0], sums[:, 1], sums[:, 2]
     here = true > 0
     iou = np.where(here, right / np.maximum(true + found - right, 1), 0)
@@ -95,7 +94,7 @@ def _miou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _tail(count: int, level: float) -> float:
-    """The percentile, 0..0.5, at which an interval of so many images begins."""
+    """The lower quantile, 0..0.5, of the interval for a number of images."""
     normal = NormalDist()
     quantile = _student(normal.inv_cdf((1 + level) / 2), count - 1)
     return normal.cdf(-math.sqrt(count / (count - 1)) * quantile)

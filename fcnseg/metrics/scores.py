@@ -1,9 +1,9 @@
-"""Everything that is counted of one image's prediction, and of all images together.
+"""All metrics of an evaluation, per image and in total.
 
 Expected calibration error (ECE; Naeini, Cooper, Hauskrecht, AAAI 2015): pixels are put into BINS
-by the probability of the class predicted; ECE is the mean distance of a bin's accuracy from its
-mean probability, weighted by its pixels. By class (the one predicted), and by distance from an
-outline of the labels, as most errors lie there.
+by the probability of the predicted class; ECE is the mean absolute difference of a bin's accuracy
+and its mean probability, weighted by its pixels. Also by predicted class, and by distance from an
+outline of the labels, where most errors are.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from fcnseg.metrics.regions import (
 )
 
 TOLERANCE = 2
-"""Pixels that an outline may be off."""
+"""Of outlines, in pixels."""
 
 
 BINS = 15
 
 RADII = (1, 3, 7, 15)
-"""Pixels from an outline where one group of distances ends and the next begins."""
+"""Limits of the groups of distances from an outline, in pixels."""
 
 GROUPS = ("0 to 1", "2 to 3", "4 to 7", "8 to 15", "16 and more")
 """Distances from an outline, in pixels."""
@@ -45,9 +45,10 @@ GROUPS = ("0 to 1", "2 to 3", "4 to 7", "8 to 15", "16 and more")
 
 @dataclass
 class Calibration:
-    """Sums by predicted class, distance and bin of probability: float64 (3, K, distances, BINS).
+    """Accumulates the calibration error.
 
-    sums: pixels, those that are right, and the sum of their probabilities.
+    sums: float64 (3, K, distances, BINS): pixels, correct pixels and the sum of probabilities, by
+    predicted class, distance and bin of probability.
     """
 
     classes: int
@@ -76,12 +77,12 @@ class Calibration:
 
     @property
     def ece(self) -> float | None:
-        """0..1; None where nothing was counted."""
+        """The ECE, 0..1; None if nothing was counted."""
         return _ece(self.sums.sum(axis=(1, 2)))
 
     @property
     def by_class(self) -> list[float | None]:
-        """ECE of the pixels predicted as each class; None for one that was not predicted."""
+        """ECE of the pixels predicted as each class; None for classes never predicted."""
         return [_ece(self.sums[:, index].sum(axis=1)) for index in range(self.classes)]
 
     @property
@@ -101,18 +102,18 @@ class Calibration:
 
 
 def _ece(sums: NDArray[np.float64]) -> float | None:
-    """Of (3, BINS)."""
+    """The ECE of sums (3, BINS)."""
     pixels, right, sure = sums
     return float(np.abs(right - sure).sum() / pixels.sum()) if pixels.any() else None
 
 
 @dataclass(frozen=True, eq=False)
 class ImageScore:
-    """One image: its confusion matrix, of which only the cells that are not 0 are kept.
+    """The scores of one image, with a sparse confusion matrix.
 
-    index: its place in the dataset. size: height, width. ignored: pixels that do not count.
-    cells, counts: int64 (C,), places in the flat matrix and the pixels there.
-    boundary: int64 (K, 7), as fcnseg.metrics.regions.COUNTS names them.
+    index: in the dataset. size: height, width. ignored: number of ignored pixels.
+    cells, counts: int64 (C,), indices into the flat matrix and their values that are not 0.
+    boundary: int64 (K, 7), see fcnseg.metrics.regions.COUNTS.
     """
 
     index: int
@@ -134,21 +135,21 @@ class ImageScore:
 
     @property
     def report(self) -> Report:
-        """The scores of this image alone: of the classes that it is labelled with."""
+        """The scores of this image only, over the classes in its labels."""
         return Report(self.matrix, self.classes, 1)
 
     @property
     def outline_f1(self) -> float:
-        """The mean boundary F1 of the classes that have outlines in it; NaN without any."""
+        """The mean boundary F1 of the classes with outlines in this image; NaN without any."""
         return mean(boundary_f1(self.boundary))
 
 
 @dataclass
 class Scores:
-    """What predictions reached, summed over images.
+    """All metrics, accumulated over images.
 
-    tolerance: pixels that an outline may be off. errors: int64 (kinds, K, K), wrong pixels.
-    unusable: places in the dataset of images that could not be read, and why.
+    tolerance: of outlines, in pixels. errors: int64 (kinds, K, K), wrong pixels.
+    unusable: indices of images that could not be read, and their errors.
     """
 
     classes: tuple[str, ...]
@@ -190,7 +191,7 @@ class Scores:
 
     @classmethod
     def joined(cls, parts: Iterable[Scores]) -> Scores:
-        """Of several parts of one dataset, its images in their order."""
+        """Merge the scores of several parts of a dataset, with images in order."""
         first, *rest = parts
         for part in rest:
             first.images += part.images
@@ -204,7 +205,7 @@ class Scores:
         return first
 
     def reordered(self, names: tuple[str, ...]) -> Scores:
-        """The same with the classes in another order."""
+        """A copy with the classes in another order."""
         if names == self.classes:
             return self
         order = [self.classes.index(name) for name in names]
@@ -229,18 +230,18 @@ class Scores:
 
     @property
     def missing(self) -> dict[str, float]:
-        """What each kind of error takes from the mIoU; the sum is 1 - mIoU."""
+        """The loss of mIoU by each kind of error; the sum is 1 - mIoU."""
         rows = missing_iou(self.errors, self.matrix).sum(axis=1)
         return dict(zip(KINDS, rows.tolist(), strict=True))
 
     @property
     def ignored(self) -> float:
-        """The proportion of pixels whose label is "ignore", 0..1."""
+        """The proportion of ignored pixels, 0..1."""
         total = sum(math.prod(image.size) for image in self.images)
         return sum(image.ignored for image in self.images) / max(1, total)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: the report's, and for each class and in the mean what is counted here."""
+        """Plain values: those of the report and the other metrics, per class and mean."""
         values = self.report.as_dict()
         outlines = boundary_iou(self.boundary), boundary_f1(self.boundary)
         missing = missing_iou(self.errors, self.matrix)

@@ -1,10 +1,8 @@
-"""The one thing passed between commands: weights and all that is needed to use them.
-
-`find_model` says which file is meant by -m: a path, a run folder, a name, or the newest there is.
+"""Checkpoints: a network's weights and everything needed to use them; the files behind -m.
 
 A checkpoint is one .safetensors file; what is not a tensor is JSON in its header, under
-the key "fcnseg". Exported files carry the same JSON in their own metadata. Nothing in it
-is ever executed.
+the key "fcnseg". Exported files have the same JSON in their own metadata. Loading executes no
+code from a file.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from fcnseg.errors import (
 )
 from fcnseg.files import atomic_write, utf8_name
 from fcnseg.models.spec import ModelSpec, Preprocess
-from fcnseg.models.weights import DAMAGED, TORCH, what_else
+from fcnseg.models.weights import DAMAGED, TORCH, guess_content
 from fcnseg.overwriting import Named
 from fcnseg.progress import Callback, no_callback
 
@@ -45,36 +43,36 @@ FORMAT = 1
 """Version of the header; a file with a higher one was written by a newer fcnseg."""
 
 KEY = "fcnseg"
-"""Where the header lies in a file's metadata."""
+"""The header's key in a file's metadata."""
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 
 TRAIN_HINT = "`fcnseg train DATA` makes one; give its path or its run folder"
 
 EXPORT = "export"
-"""The key in an exported file's extras of what `fcnseg export` says of the file itself."""
+"""The key in `extra` under which `fcnseg export` describes the exported file."""
 
 TORCH_SUFFIXES = (".pth", ".pt")
-"""Of weights in PyTorch's own format; they are read without running code in them."""
+"""Of weights in PyTorch's own format; they are read without executing code in them."""
 
 
 def resizes_itself(extra: Mapping[str, Any]) -> bool:
-    """Whether a model's file contains the resizing to what the network sees, by its extras."""
+    """Whether an exported file resizes images to the network's input size, by its `extra`."""
     return bool(extra.get(EXPORT, {}).get("resizes"))
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A network in a file (.safetensors): its weights, and all that is needed to use them.
+    """A network's weights (.safetensors) and everything needed to use them.
 
-    spec: the network's shape. preprocess: how images become its inputs. classes: its K outputs.
-    weights: the state dict, name -> tensor. report: the scores it reached, as plain data.
-    extra: anything else worth keeping, as plain data.
+    spec: the architecture. preprocess: how images become its inputs. classes: its K outputs.
+    weights: the state dict, name -> tensor. report: its validation scores, as plain data.
+    extra: anything else, as plain data.
 
         checkpoint = fcnseg.Checkpoint.load("best.safetensors")
         network = checkpoint.build()
 
-    CheckpointError where a file can't be read, or its parts contradict each other.
+    CheckpointError when a file can't be read, or its parts contradict each other.
     """
 
     spec: ModelSpec
@@ -97,7 +95,7 @@ class Checkpoint:
             )
 
     def header_json(self) -> str:
-        """Everything but the weights, as JSON."""
+        """Everything except the weights, as JSON."""
         header = {
             "format": FORMAT,
             "spec": self.spec.as_dict(),
@@ -112,7 +110,7 @@ class Checkpoint:
     def from_header(
         cls, text: str, weights: Mapping[str, Tensor] | None = None, *, name: str = "the file"
     ) -> Checkpoint:
-        """The inverse of header_json; CheckpointError says what is wrong, in which file."""
+        """The inverse of header_json. name: of the file, for the CheckpointError."""
         try:
             header = json.loads(text)
             version = int(header["format"])
@@ -139,7 +137,7 @@ class Checkpoint:
             raise CheckpointError(f"{name} has a broken header ({what}).") from error
 
     def half(self) -> Checkpoint:
-        """The same with weights in half precision: a file of half the size, near enough in use."""
+        """A copy with float16 weights, for a file of half the size."""
         weights = {
             name: value.half() if value.is_floating_point() else value
             for name, value in self.weights.items()
@@ -147,7 +145,7 @@ class Checkpoint:
         return replace(self, weights=weights)
 
     def save(self, path: str | Path) -> Path:
-        """Write the file: complete or not at all, an old one replaced at the end."""
+        """Write the file atomically; an existing one is replaced at the end."""
         from safetensors.torch import save
 
         path = path_of(path, "path")
@@ -162,20 +160,22 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: str | Path) -> Checkpoint:
-        """Read a file; CheckpointError when it is missing, truncated, newer or not ours."""
+        """Read a file; CheckpointError when it is missing, damaged, newer or not a checkpoint."""
         from safetensors import SafetensorError, safe_open
 
         path = path_of(path, "path")
         if not path.is_file():
-            raise CheckpointError(f"No checkpoint {path}.", hint=instead_of(path))
+            raise CheckpointError(f"No checkpoint {path}.", hint=alternative_hint(path))
         start = _first_bytes(path)
-        is_ours = start[8:9] == b"{"  # safetensors, under whatever name
-        if (path.suffix in TORCH_SUFFIXES and not is_ours) or (
+        is_safetensors = start[8:9] == b"{"  # whatever its suffix
+        if (path.suffix in TORCH_SUFFIXES and not is_safetensors) or (
             path.suffix != ".safetensors" and start.startswith(TORCH)  # .ckpt, .bin ...
         ):
-            kind = what_else(start)
+            kind = guess_content(start)
             if start and not start.startswith(TORCH) and kind != DAMAGED:
-                raise CheckpointError(f"{path} is not a checkpoint: {kind}.", hint=instead_of(path))
+                raise CheckpointError(
+                    f"{path} is not a checkpoint: {kind}.", hint=alternative_hint(path)
+                )
             from fcnseg.models.zoo import read_published
 
             return cls(*read_published(path))
@@ -185,9 +185,10 @@ class Checkpoint:
                 names = list(file.keys())
                 weights = {name: file.get_tensor(name) for name in names if KEY in metadata}
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+            kind = DAMAGED if is_safetensors else guess_content(start)
             raise CheckpointError(
-                f"{path} is not a checkpoint: {DAMAGED if is_ours else what_else(start)}.",
-                hint=instead_of(path),
+                f"{path} is not a checkpoint: {kind}.",
+                hint=alternative_hint(path),
             ) from error
         if KEY not in metadata:
             raise CheckpointError(
@@ -198,14 +199,14 @@ class Checkpoint:
         return cls.from_header(metadata[KEY], weights, name=str(path))
 
     def build(self) -> FCN:
-        """The network with its weights, float32, in evaluation mode."""
+        """Build the network with its weights, float32, in evaluation mode."""
         from fcnseg.models.networks import build_trained
 
         return build_trained(self.spec, self.weights)
 
 
-def instead_of(path: Path) -> str:
-    """What to take for a file that is gone or damaged: the run's other checkpoint, for a hint."""
+def alternative_hint(path: Path) -> str:
+    """Hint for a missing or damaged file: the run's other checkpoint, or how to train one."""
     other = path.parent / {BEST: LAST, LAST: BEST}.get(path.name, "none")
     is_there = other.name in (BEST, LAST) and other.is_file()
     return f"the run's other checkpoint is there: {typed(other)}" if is_there else TRAIN_HINT
@@ -220,17 +221,19 @@ def _first_bytes(path: Path) -> bytes:
 
 
 SHIPPED = Path(__file__).parent / "zoo"
-"""Trained networks that come with fcnseg, NAME.safetensors, each with its card NAME.md."""
+"""Trained networks that come with fcnseg, NAME.safetensors, each with its model card NAME.md."""
 
 
 def find_model(
     model: str | None, runs: Path = Path("runs"), callback: Callback = no_callback
 ) -> Path:
-    """The file meant by -m: a file, a run folder (its best); the newest best for None or "best".
+    """Resolve -m to a file.
 
-    The name of a network that comes with fcnseg means that one. A published network's name
-    means its official weights, from torch's cache or downloaded (with progress).
-    Raises CheckpointError saying what was looked for.
+    model: a file; a run folder (its best checkpoint); the name of a network that comes with
+        fcnseg; the name of a published network (its official weights, from torch's cache or
+        downloaded); None or "best" for the newest best checkpoint in `runs`.
+    callback: receives the progress of a download.
+    CheckpointError when there is none.
     """
     found = _files_of(model, runs)
     if len(found) > 1:
@@ -240,14 +243,16 @@ def find_model(
         )
     if found:
         return found[0]
-    assert model is not None, "it stands for what was found"
+    assert model is not None, "_files_of found a file or raised"
     path = path_of(model, "model")
     if path.is_file():
         return path
     if (path / BEST).is_file():
         return path / BEST
     if path.is_dir():
-        raise CheckpointError(f"No {BEST} in the folder {path}.", hint=instead_of(path / BEST))
+        raise CheckpointError(
+            f"No {BEST} in the folder {path}.", hint=alternative_hint(path / BEST)
+        )
     shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
     if model in shipped:
         return shipped[model]
@@ -264,12 +269,12 @@ def find_model(
     raise CheckpointError(
         f"No model {model!r}: no such file, run folder, or network known by that name "
         f"({', '.join([*shipped, *published])}).",
-        hint=did_you_mean(model, [*shipped, *published], instead_of(path)),
+        hint=did_you_mean(model, [*shipped, *published], alternative_hint(path)),
     )
 
 
 def _published_names() -> tuple[str, ...]:
-    """Networks of torchvision; none where there is no torch to run them."""
+    """Names of torchvision's networks; none without torch, which runs them."""
     if find_spec("torch") is None:
         return ()
     from fcnseg.models.zoo import NAMES
@@ -280,21 +285,22 @@ def _published_names() -> tuple[str, ...]:
 def find_models(
     models: Sequence[str | None] | None, runs: Path = Path("runs"), callback: Callback = no_callback
 ) -> list[Path]:
-    """The files meant by several -m; OptionError for one given twice.
+    """Resolve several -m to files; OptionError for a duplicate.
 
-    A folder of several runs (train --seeds, --folds) means the best of each, in their order.
+    A folder of several runs (train --seeds, --folds) stands for the best checkpoint of each, in
+    order.
     """
     found = [
         path
         for model in models or (None,)
         for path in _files_of(model, runs) or [find_model(model, runs, callback)]
     ]
-    refuse_twice([[path] for path in found])
+    check_no_duplicates([[path] for path in found])
     return found
 
 
-def refuse_twice(models: Sequence[Sequence[Path]]) -> None:
-    """OptionError where two models are the same files, by whatever names."""
+def check_no_duplicates(models: Sequence[Sequence[Path]]) -> None:
+    """OptionError when two models resolve to the same files."""
     real = [sorted(path.resolve() for path in files) for files in models]
     twice = next((files for index, files in enumerate(models) if real[index] in real[:index]), [])
     if twice:
@@ -302,21 +308,21 @@ def refuse_twice(models: Sequence[Sequence[Path]]) -> None:
 
 
 def _files_of(model: str | None, runs: Path) -> list[Path]:
-    """The best of the newest run for None or "best", those of a folder of several runs; or none."""
+    """The best checkpoints of a folder of several runs; of the newest run for None or "best"."""
     if model is not None and (model != "best" or Path(model).exists()):
-        return _bests(path_of(model, "model"))
+        return _best_checkpoints(path_of(model, "model"))
     found = [*runs.glob(f"*/{BEST}"), *runs.glob(f"*/*/{BEST}")]
     if not found:
         raise CheckpointError(
             f"No model was given, and there is no trained one in {runs}{os.sep}.", hint=TRAIN_HINT
         )
     newest = max(found, key=lambda path: path.stat().st_mtime_ns)
-    several = _bests(newest.parent.parent)
+    several = _best_checkpoints(newest.parent.parent)
     return several if newest in several else [newest]
 
 
-def _bests(folder: Path) -> list[Path]:
-    """The checkpoints in a folder of several runs: of seed0, seed1, ... or fold0, fold1, ..."""
+def _best_checkpoints(folder: Path) -> list[Path]:
+    """The best checkpoints in a folder of runs: seed0, seed1, ... or fold0, fold1, ..."""
     if (folder / BEST).is_file():
         return []
     numbered = ((re.fullmatch(r"(?:seed|fold)(\d+)", path.parent.name), path)
@@ -325,7 +331,7 @@ def _bests(folder: Path) -> list[Path]:
 
 
 def model_files(paths: Sequence[Path]) -> list[Named]:
-    """The files of models and what may lie beside them and belong to them."""
+    """The files of models, with those of their weights that lie beside them (.bin, .data)."""
     beside = [
         file
         for path in paths

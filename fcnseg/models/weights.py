@@ -1,4 +1,4 @@
-"""Weights on disk and on the net: read without running code, fetched with a checksum."""
+"""Weights files: read without executing code in them, downloaded with a checksum."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ State = Mapping[str, "Tensor"]
 
 CHUNK = 1 << 20  # bytes read at a time
 
-TORCH = (b"PK\x03\x04", b"\x80")  # how files of torch.save begin: a zip archive, or a pickle
+TORCH = (b"PK\x03\x04", b"\x80")  # first bytes of torch.save's files: a zip archive, or a pickle
 
 
 def read_state(file: Path) -> State:
-    """Names and tensors of a .safetensors or a PyTorch file; nothing in it is executed.
+    """Read a state dict from a .safetensors or a PyTorch file without executing code in it.
 
     Raises CheckpointError when the file is missing, damaged or holds something else.
     """
@@ -44,9 +44,9 @@ def read_state(file: Path) -> State:
                 return safetensors.torch.load_file(name)
         plain = torch.serialization.safe_globals([argparse.Namespace])  # torchvision's `args`
         with plain, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it says of TorchScript is an error here
+            warnings.simplefilter("ignore")  # TorchScript files, of which it warns, are errors here
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever the bytes make it raise
+    except Exception as error:  # damaged pickles can raise anything
         why = why_unreadable(file, error)
         damaged = "damaged" in why or "empty" in why
         raise CheckpointError(
@@ -65,10 +65,10 @@ def read_state(file: Path) -> State:
 
 
 def download(url: str, callback: Callback = no_callback) -> Path:
-    """A file by its address, from torch's cache folder or fetched into it.
+    """Return a file in torch's cache folder; download it if it is not there yet.
 
-    The name carries the first digits of the SHA-256 (resnet18-f37072fd.pth): a new file
-    must have them. Raises CheckpointError when the file can't be had.
+    A name with the first digits of a SHA-256 (resnet18-f37072fd.pth) is checked against the
+    downloaded content. Raises CheckpointError when the file can't be downloaded.
     """
     import torch
 
@@ -91,7 +91,7 @@ def download(url: str, callback: Callback = no_callback) -> Path:
 
 
 def _fetch(url: str, file: BinaryIO, name: str, callback: Callback) -> str:
-    """Write what is at an address to a file; its SHA-256."""
+    """Download a URL into a file; return its SHA-256."""
     digest = hashlib.sha256()
     done = 0
     with urllib.request.urlopen(url, timeout=30) as response:
@@ -108,7 +108,7 @@ def _fetch(url: str, file: BinaryIO, name: str, callback: Callback) -> str:
 
 
 def why_unreadable(file: Path, error: BaseException) -> str:
-    """Why a PyTorch file could not be read, in a few words of ours."""
+    """Why a weights file could not be read, in words for a message."""
     text = str(error)
     program = re.search(r"GLOBAL (\S+)", text)
     if file.is_file() and not file.stat().st_size:
@@ -129,7 +129,7 @@ def why_unreadable(file: Path, error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, short enough for a message."""
+    """The first lines of an exception's message, at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])[:300].rstrip(".") or type(error).__name__
 
@@ -137,12 +137,12 @@ def first_line(error: BaseException) -> str:
 DAMAGED = "it is damaged, truncated or something else"
 
 
-def what_else(start: bytes) -> str:
-    """What a file that is no model, or not of the kind of its name, is by its first bytes."""
+def guess_content(start: bytes) -> str:
+    """What a file that is not the expected kind of model is, guessed from its first bytes."""
     if not start:
         return "it is empty"
     if start.startswith(b"version https://git-lfs"):
-        return "it is what Git keeps in its place (`git lfs pull` gets the file itself)"
+        return "it is a Git LFS pointer (`git lfs pull` downloads the file itself)"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "it is a web page, perhaps a download that failed"
     if start.startswith(b"\x89HDF") or start[4:8] == b"TFL3":

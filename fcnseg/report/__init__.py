@@ -1,6 +1,6 @@
-"""What scores look like: tables for papers and spreadsheets, and pages for people.
+"""Reports: HTML pages, tables and charts.
 
-Here: the pages, one file each, which needs no network and in which every name stays text.
+Here: the pages. Each is a single HTML file that needs no network; all names are escaped.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ if TYPE_CHECKING:
 
     from fcnseg.datasets.check import CheckResult
 
-MOST_CLASSES = 40
-"""Classes of a confusion matrix on a page, those with the most labelled pixels."""
+MAX_CLASSES = 40
+"""Maximum number of classes of a page's confusion matrix: those with the most labelled pixels."""
 
-BEHIND = 12
-"""Images that a cell of the confusion matrix lists."""
+IMAGES_PER_CELL = 12
+"""Images listed for a cell of the confusion matrix."""
 
-MOST_ROWS = 1000
-"""Rows of a page's table of images."""
+MAX_ROWS = 1000
+"""Maximum number of rows of a page's table of images."""
 
 
 def worst_first(scores: Scores) -> list[int]:
-    """The images' places in scores.images by mIoU, those without labels last."""
+    """Indices into scores.images, by ascending mIoU; images without labels are last."""
     miou = np.nan_to_num([image.report.miou for image in scores.images], nan=2)
     return [int(place) for place in np.argsort(miou, kind="stable")]
 
 
 def for_gallery(scores: Scores) -> list[int]:
-    """Indices of images in the order in which a report wants them: worst, best, then the rest."""
+    """Indices of images for the gallery: the worst, the best, then the rest."""
     ranked = [scores.images[place].index for place in worst_first(scores)]
     rest = ranked[WORST:]
     best = rest[len(rest) - min(BEST, len(rest)) :]
@@ -70,10 +70,10 @@ def eval_page(
     findings: Sequence[tuple[str, str]],
     model: Path | None,
 ) -> str:
-    """The report of one model on one split, as HTML.
+    """The report on one model and one split, as HTML.
 
-    facts: names and values of the table on model and data. findings: severity and sentence each.
-    model: its file; what a training left beside it is shown, too.
+    facts: rows of the table on model and data. findings: (severity, sentence) of each.
+    model: its file; files of its run folder are shown as well.
     """
     values = scores.as_dict()
     for row in values["classes"]:
@@ -94,7 +94,7 @@ def eval_page(
         "meanings": MEANINGS,
         "missing_sum": 100 * (1 - values["miou"]),
         "confusion_note": note,
-        "images": _image_rows(ranked[:MOST_ROWS], gallery),
+        "images": _image_rows(ranked[:MAX_ROWS], gallery),
         "images_note": _images_note(len(ranked), gallery),
         "facts": {name: shown(value) for name, value in facts.items()},
         "findings": [(severity, shown(text)) for severity, text in findings],
@@ -135,7 +135,7 @@ def comparison_page(
 ) -> str:
     """The report on several models, as HTML.
 
-    values: CompareResult.as_dict(). indices: places in the dataset, by the images' names.
+    values: CompareResult.as_dict(). indices: image name -> index in the dataset.
     """
     letters = list(values["models"])
     rows = [*values["classes"], {"name": "mean", "iou": values["miou"]}]
@@ -166,7 +166,7 @@ def comparison_page(
         "protocol": sentence(protocol),
         "legend": legend(gallery.classes),
         "kinds": kinds_legend(),
-        "images": images[:MOST_ROWS],
+        "images": images[:MAX_ROWS],
         "images_note": _images_note(len(images), gallery),
     }
     data = {
@@ -194,7 +194,7 @@ def _charts(scores: Scores, values: Mapping[str, Any], model: Path | None) -> di
 
 
 def _curves(model: Path | None) -> list[tuple[Markup, str]]:
-    """Loss and mIoU over the epochs, where the model lies in a run folder."""
+    """Curves of loss and mIoU over the epochs, if the model is in a run folder."""
     path = None if model is None else model.with_name("results.csv")
     if path is None or not path.is_file() or not path.with_name(TRAINING).is_file():
         return []
@@ -208,7 +208,7 @@ def _curves(model: Path | None) -> list[tuple[Markup, str]]:
             return []
         epochs = [float(row["epoch"]) for row in rows]
         losses, ious = column("loss", 1), column("miou", 100)
-    except (OSError, *PARSE_ERRORS):  # a damaged file: the page is without
+    except (OSError, *PARSE_ERRORS):  # a damaged file: omit the curves
         return []
     loss = line_chart({"loss": losses}, x=epochs, x_name="epoch", name="loss")
     miou = line_chart({"mIoU": ious}, x=epochs, x_name="epoch", name="mIoU, %")
@@ -216,7 +216,7 @@ def _curves(model: Path | None) -> list[tuple[Markup, str]]:
 
 
 def _beside(model: Path | None, name: str) -> str:
-    """A text of the run folder in which a model lies; "" for other models."""
+    """A text file beside a model in its run folder; "" if there is none."""
     path = None if model is None else model.with_name(name)
     if path is None or not path.is_file():
         return ""
@@ -224,11 +224,11 @@ def _beside(model: Path | None, name: str) -> str:
 
 
 def _confusion(scores: Scores) -> tuple[dict[str, Any], str]:
-    """The matrix, and for each cell the images with the most of its pixels; what was omitted."""
+    """The confusion matrix, with the images that have the most pixels of each cell; and a note."""
     count = len(scores.classes)
     kept = np.arange(count)
-    if count > MOST_CLASSES:
-        kept = np.sort(np.argsort(-scores.matrix.sum(1), kind="stable")[:MOST_CLASSES])
+    if count > MAX_CLASSES:
+        kept = np.sort(np.argsort(-scores.matrix.sum(1), kind="stable")[:MAX_CLASSES])
     places = {int(k): place for place, k in enumerate(kept)}
     behind: dict[str, list[tuple[int, int]]] = {}
     for image in scores.images:
@@ -237,7 +237,9 @@ def _confusion(scores: Scores) -> tuple[dict[str, Any], str]:
             if row in places and column in places:
                 key = f"{places[row]},{places[column]}"
                 behind.setdefault(key, []).append((image.index, pixels))
-    top = {key: sorted(rows, key=lambda row: -row[1])[:BEHIND] for key, rows in behind.items()}
+    top = {
+        key: sorted(rows, key=lambda row: -row[1])[:IMAGES_PER_CELL] for key, rows in behind.items()
+    }
     matrix = {
         "names": [shown(scores.classes[k]) for k in kept],
         "counts": scores.matrix[np.ix_(kept, kept)].tolist(),
@@ -251,8 +253,8 @@ def _images_note(count: int, gallery: Gallery) -> str:
     notes = []
     if len(gallery.views) < count:
         notes.append(f"{len(gallery.views)} of {count} images can be opened here.")
-    if count > MOST_ROWS:
-        notes.append(f"The table has {MOST_ROWS} of them; --csv writes all.")
+    if count > MAX_ROWS:
+        notes.append(f"The table has {MAX_ROWS} of them; --csv writes all.")
     return " ".join(notes)
 
 
@@ -277,7 +279,7 @@ def check_page(
     result: CheckResult,
     views: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]],
 ) -> str:
-    """What `check` found as a page. views: some images by name, and their labels drawn: RGB."""
+    """The report of `check`, as HTML. views: (name, image, drawn labels) of some images, RGB."""
     found = result.as_dict()
     splits = [name for name in ("train", "val", "test") if name in found["parts"]]
     looks = legend(result.description.classes)
@@ -316,9 +318,9 @@ NO_IMAGES: Mapping[str, Any] = {"views": {}, "order": []}
 
 
 def render(template: str, content: Mapping[str, Any], data: Mapping[str, Any] = NO_IMAGES) -> str:
-    """A page as HTML. content: what its template names; data: what its script takes.
+    """Render a page. content: the template's variables; data: for the page's script.
 
-    The script follows the first image, so that this is seen while the others are still read.
+    The script is placed after the first image, so that it is shown while the others are loading.
     """
     pages = _templates()
     assert pages.loader is not None

@@ -1,4 +1,4 @@
-"""Images of a report, small enough for hundreds in one file, as data for its viewer."""
+"""Images for the viewer of a report, small enough for hundreds in one file."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from fcnseg.metrics.regions import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.progress import Callback, Progress, no_callback
 
 SIDE = 320
-"""Pixels of an image's longer side in a report."""
+"""Longer side of an image in a report, in pixels."""
 
 BUDGET = 10_000_000
-"""Characters that all images of a report may take; the rest are listed by name."""
+"""Maximum size of all images of a report, in characters; the rest are listed by name."""
 
-MOST_HEATMAPS = 20
-"""Classes whose probabilities are kept for an image, those with the most of it."""
+MAX_HEATMAPS = 20
+"""Maximum number of heatmaps per image: those of the most probable classes."""
 
-TERMS_SIDE, MOST_TERMS = 64, 6
-"""Points of an image's longer side at which the skips' terms are kept, and classes at most."""
+TERMS_SIDE, MAX_TERMS = 64, 6
+"""Longer side of the grid of the skips' terms, and maximum number of their classes."""
 
 Rgb = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
@@ -39,10 +39,10 @@ Labels = NDArray[np.uint8]
 
 @dataclass
 class Gallery:
-    """Views of images, until the budget is spent.
+    """Views of images, up to a total size.
 
-    tolerance: pixels that an outline may be off, for kinds of errors.
-    views: what the viewer of a page takes, by the image's index in the dataset.
+    tolerance: of outlines, in pixels, for kinds of errors.
+    views: data for the viewer, by the image's index in the dataset.
     """
 
     classes: ClassMap
@@ -52,7 +52,7 @@ class Gallery:
 
     @property
     def full(self) -> bool:
-        """Whether the next image would not fit."""
+        """Whether the budget is spent."""
         return self.spent >= BUDGET
 
     def add(
@@ -63,9 +63,9 @@ class Gallery:
         scores: Sequence[float],
         skips: Mapping[int, NDArray[np.float32]] | None = None,
     ) -> None:
-        """Keep an image with its labels and what models predicted, by their names.
+        """Add an image with its labels and predictions (by model name).
 
-        skips: each skip's contribution to the logits, (K, H, W) by stride, where these sum to them.
+        skips: stride -> each skip's term of the logits, (K, H, W), if they are a sum of these.
         """
         size = _small(sample.labels.shape)
         layers = [self._labels("labels", sample.labels, size)]
@@ -95,7 +95,7 @@ class Gallery:
 
     def _heatmaps(self, probabilities: Any, size: tuple[int, int]) -> list[dict[str, Any]]:
         amounts = probabilities.mean(axis=(1, 2))
-        kept = sorted(np.argsort(-amounts)[:MOST_HEATMAPS].tolist())
+        kept = sorted(np.argsort(-amounts)[:MAX_HEATMAPS].tolist())
         layers = []
         for k in kept:
             levels = np.rint(255 * np.clip(probabilities[k], 0, 1)).astype(np.uint8)
@@ -105,7 +105,7 @@ class Gallery:
         return layers
 
     def _terms(self, skips: Mapping[int, NDArray[np.float32]]) -> dict[str, Any]:
-        """The skips' terms at a grid of pixels, for the classes whose logits are highest there.
+        """The skips' terms on a grid of pixels, for the classes with the highest mean logits.
 
         values: int16 (skips, classes, rows, columns), little-endian in base64, times `step`.
         """
@@ -113,7 +113,7 @@ class Gallery:
         rows, columns = (_centers(side, TERMS_SIDE * side / max(size)) for side in size)
         strides = sorted(skips, reverse=True)
         terms = np.stack([skips[stride][:, rows][:, :, columns] for stride in strides])
-        highest = np.argsort(-terms.sum(axis=0).mean(axis=(1, 2)))[:MOST_TERMS]
+        highest = np.argsort(-terms.sum(axis=0).mean(axis=(1, 2)))[:MAX_TERMS]
         kept = terms[:, highest]
         step = max(float(np.abs(kept).max()), 1e-6) / 32767
         values = np.rint(kept / step).astype("<i2").tobytes()
@@ -136,7 +136,7 @@ def legend(classes: ClassMap) -> list[dict[str, str]]:
 
 
 def kinds_legend() -> list[dict[str, str]]:
-    """The same of kinds of errors."""
+    """Names and colors of kinds of errors, for a page."""
     return [{"name": kind, "color": _hex(color)} for kind, color in zip(KINDS, COLORS, strict=True)]
 
 
@@ -156,7 +156,7 @@ def _centers(side: int, count: float) -> NDArray[np.intp]:
 
 
 def _thinned(kinds: Labels, size: tuple[int, int]) -> Labels:
-    """Kinds of errors made smaller: a wrong pixel stays, however small the image becomes."""
+    """Shrink a map of kinds of errors without losing isolated wrong pixels."""
     height, width = kinds.shape
     if size == (height, width):
         return kinds
@@ -167,7 +167,7 @@ def _thinned(kinds: Labels, size: tuple[int, int]) -> Labels:
 
 
 def _indexed(labels: Labels, palette: Rgb, clear: int) -> str:
-    """A PNG with a palette, as a data address; the index `clear` is transparent."""
+    """A PNG with a palette, as a data URL; the index `clear` is transparent."""
     image = Image.fromarray(labels)
     image.putpalette(palette.ravel().tolist())
     out = io.BytesIO()
@@ -176,12 +176,12 @@ def _indexed(labels: Labels, palette: Rgb, clear: int) -> str:
 
 
 def png(image: Rgb) -> str:
-    """A PNG of an RGB or a grey image, as a data address."""
+    """A PNG of an RGB or grey image, as a data URL."""
     return _uri(encode_image(image), "png")
 
 
 def jpeg(image: Rgb) -> str:
-    """A JPEG of an RGB image, as a data address."""
+    """A JPEG of an RGB image, as a data URL."""
     out = io.BytesIO()
     Image.fromarray(image).save(out, "JPEG", quality=82)
     return _uri(out.getvalue(), "jpeg")
@@ -195,16 +195,16 @@ _KINDS = np.zeros((256, 3), np.uint8)
 _KINDS[: len(KINDS)] = COLORS
 
 Predict = Callable[[Rgb, bool], PredictedArrays]
-"""An image uint8 (H, W, 3), and whether probabilities are wanted -> what a model predicts."""
+"""An image uint8 (H, W, 3), and whether to compute probabilities -> a model's prediction."""
 
 Skips = Callable[[Rgb], Mapping[int, NDArray[np.float32]]]
-"""An image -> each skip's contribution to the logits, float32 (K, H, W) by stride."""
+"""An image -> stride -> each skip's term of the logits, float32 (K, H, W)."""
 
-MOST_IMAGES = 300
-"""Images of a report that can be looked at."""
+MAX_IMAGES = 300
+"""Maximum number of images in a report's viewer."""
 
 WORST, BEST = 8, 4
-"""Images whose probabilities are kept."""
+"""Number of images with probabilities."""
 
 
 def fill(
@@ -217,12 +217,12 @@ def fill(
     *,
     skips: Skips | None = None,
 ) -> None:
-    """Put a dataset's images into a gallery, as many as it holds.
+    """Add a dataset's images to a gallery until it is full.
 
-    order: indices, those that have to be there first; the first WORST + BEST get probabilities and
-    the terms that `skips` gives, of networks whose scores are a sum.
+    order: indices, the most important first; the first WORST + BEST get probabilities and the
+    skips' terms. skips: for networks whose scores are a sum.
     """
-    chosen = list(order)[:MOST_IMAGES]
+    chosen = list(order)[:MAX_IMAGES]
     for done, index in enumerate(chosen):
         if gallery.full:
             break

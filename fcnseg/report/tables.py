@@ -1,7 +1,7 @@
 """Scores as tables and charts.
 
-Tables: CSV for spreadsheets (fractions), LaTeX and Markdown for papers (percent). Charts: SVG that
-stands in a page, in which text stays text and takes the page's color.
+Tables: CSV for spreadsheets (fractions), LaTeX and Markdown for papers (percent). Charts: inline
+SVG, in which text is text, in the page's color.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ MEANS = {
     "precision": "mean_precision",
     "recall": "mean_accuracy",
 }
-"""Keys of a class, and those of its mean where that has another name."""
+"""Keys of a class -> keys of the mean, where the names differ."""
 
 Cell = str | int | float | None
 
 
 def image_table(scores: Scores) -> str:
-    """CSV: a line for each image, worst mIoU first; empty where an image has nothing of a class.
+    """CSV: a line per image, worst mIoU first; empty cells for classes without pixels.
 
-    Scores are those of the image alone, as fractions.
+    Scores are of the single image, as fractions.
     """
     heading = ["image", "height", "width", "ignored", "miou", "pixel_accuracy", "boundary_f1"]
     rows: list[tuple[float, list[Cell]]] = []
@@ -69,7 +69,7 @@ def image_table(scores: Scores) -> str:
 def comparison_table(
     models: Mapping[str, str], images: Iterable[tuple[str, Sequence[float]]]
 ) -> str:
-    """CSV: a line for each image, the mIoU that each model reached on it, as fractions."""
+    """CSV: a line per image with the mIoU of each model, as fractions."""
     heading = [f"{letter} {shown(path)}" for letter, path in models.items()]
     return _csv(["image", *heading], ([shown(name), *values] for name, values in images))
 
@@ -77,7 +77,7 @@ def comparison_table(
 def suspects_table(
     suspects: Sequence[Suspect], classes: Sequence[str], files: Mapping[str, str]
 ) -> str:
-    """CSV: a line for each region whose labels may be wrong. files: label files by image name."""
+    """CSV: a line per region whose labels may be wrong. files: label files by image name."""
     heading = ["image", "labels", "labelled", "predicted", "score", "area"]
     heading += ["left", "top", "width", "height", "p_predicted", "p_labelled"]
     rows: list[list[Cell]] = []
@@ -89,7 +89,7 @@ def suspects_table(
 
 
 def to_label_table(images: Iterable[tuple[str, float]]) -> str:
-    """CSV: images and how unsure the model is of them, those to label first."""
+    """CSV: images and the model's uncertainty, in the order in which to label them."""
     return _csv(["image", "uncertainty"], ([shown(name), value] for name, value in images))
 
 
@@ -126,7 +126,7 @@ def markdown_table(scores: Scores, protocol: Mapping[str, Any]) -> str:
 
 
 def sentence(protocol: Mapping[str, Any]) -> str:
-    """How the numbers were made."""
+    """The evaluation protocol as text."""
     tta = f"test-time augmentation ({protocol['tta_views']})" if protocol["tta"] else "one view"
     return (
         f"In percent. {protocol['images']} images, split {protocol['split']}, at the labels' own "
@@ -180,7 +180,7 @@ def _csv(heading: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
 
 
 def _in_csv(cell: Cell) -> str | int:
-    """A cell: text that a spreadsheet would run as a formula gets an apostrophe, as it wants it."""
+    """A cell; text that a spreadsheet would evaluate as a formula is escaped by an apostrophe."""
     if cell is None or cell != cell:
         return ""
     if isinstance(cell, float):
@@ -192,7 +192,7 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 def write_table(path: Path, text: str) -> None:
-    """Write text to a file or, for -, to standard output; MediaError where that can't be."""
+    """Write text to a file or, for -, to standard output; MediaError when it can't be written."""
     if not is_stdout(path):
         write_bytes(path, to_bytes(text))
         return
@@ -215,7 +215,7 @@ def has_charts() -> bool:
 
 
 def require_charts() -> None:
-    """MissingExtra where there is no matplotlib: asked before the work, not after it."""
+    """MissingExtra without matplotlib; called before the work, not after it."""
     if not has_charts():
         raise MissingExtra("A report", "report")
 
@@ -223,7 +223,7 @@ def require_charts() -> None:
 def line_chart(
     series: Mapping[str, Sequence[float | None]], *, x: Sequence[float], x_name: str, name: str
 ) -> str:
-    """Values over x as lines, with a legend where there are several."""
+    """Line chart of values over x, with a legend if there are several."""
     figure, axes = _figure(5.2, 2.6)
     for (label, values), color in zip(series.items(), MARKS * 9, strict=False):
         heights = [float("nan") if value is None else value for value in values]
@@ -232,7 +232,7 @@ def line_chart(
     axes.set_ylabel(name)
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=_INK)
-    axes.locator_params("x", integer=True)  # there is no epoch 1.5
+    axes.locator_params("x", integer=True)  # epochs are integers
     return _svg(figure, f"lines-{name}")
 
 
@@ -291,7 +291,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element whose ids are its own."""
+    """The figure as an <svg> element with ids that are unique in a page."""
     import matplotlib as mpl
 
     out = io.StringIO()

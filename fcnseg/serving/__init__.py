@@ -1,8 +1,8 @@
-"""The HTTP server of `fcnseg serve`: how it listens, how it refuses requests, and how
-those that wait for a model are served: a bounded queue, and threads that take it in batches.
+"""The HTTP server of `fcnseg serve`: listening, error responses, and batching of requests in a
+bounded queue that is processed by threads.
 
-Decoding, the network and encoding all happen in these threads, so that no more images are in memory
-than there are threads, however many requests wait.
+These threads decode, run the network and encode, so that the number of images in memory is limited
+by the number of threads, however many requests are waiting.
 
 Needs the extra `serve` (Starlette, Uvicorn).
 """
@@ -42,7 +42,7 @@ SECURITY_HEADERS = {
 
 
 class _Uvicorn(uvicorn.Server):
-    """Ends without raising the signal that ended it: SIGTERM is how a service is stopped."""
+    """A server that does not re-raise the signal that stopped it: SIGTERM is a regular stop."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -64,11 +64,11 @@ def run(
     connections: int,
     seconds: int,
 ) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP; accepted requests are completed first.
+    """Serve until SIGINT, SIGTERM or SIGHUP, then complete accepted requests.
 
-    on_start: is called with the address, once it is open. port: 0 takes a free one. connections:
-    that may be open at the same time. seconds: for what was accepted, at the end. OptionError
-    where the address can't be opened.
+    on_start: is called with the URL when it is open. port: 0 for a free one. connections: maximum
+    number of open ones. seconds: timeout of the graceful shutdown. OptionError when the address
+    can't be opened.
     """
     bound = _bind(host, port)
     options = uvicorn.Config(
@@ -108,7 +108,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 class HttpError(Exception):
-    """A request that is refused: its status, and what to say."""
+    """An error response: HTTP status and message."""
 
     def __init__(self, status: int, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -116,7 +116,7 @@ class HttpError(Exception):
 
 
 def refusal(error: HttpError) -> JSONResponse:
-    """An error as JSON, with the headers that say when to come again."""
+    """The error as a JSON response, with Retry-After or WWW-Authenticate."""
     headers = dict(SECURITY_HEADERS)
     if error.status == 429:
         headers["Retry-After"] = "1"
@@ -127,16 +127,16 @@ def refusal(error: HttpError) -> JSONResponse:
 
 
 class KnownHosts:
-    """Requests for other host names than the server's are refused; of none given, all are served.
+    """Middleware that refuses requests for other host names than `hosts` (empty: any).
 
-    An address may be absolute (GET http://host/path, as for a proxy): then its host counts.
+    For an absolute URL (GET http://host/path, as for a proxy), the host in it counts.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Forward a request, or refuse it."""
         host = Headers(scope=scope).get("host", "")
         if absolute := re.fullmatch(
             "https?://([^/]*)(.*)", scope["path"], re.IGNORECASE | re.DOTALL
@@ -153,12 +153,12 @@ class KnownHosts:
 
 
 def busy() -> HttpError:
-    """A request that finds no room."""
+    """The error for a request when the queue is full."""
     return HttpError(429, "Too many requests are waiting.", "try again in a second")
 
 
 def check_content(headers: Headers) -> None:
-    """HttpError (415) for a body that holds the image in something else: a form, or compressed."""
+    """HttpError (415) for a body that is a form or compressed, not the image itself."""
     if headers.get("content-type", "").lower().startswith("multipart/"):
         raise HttpError(
             415,
@@ -173,7 +173,7 @@ def check_content(headers: Headers) -> None:
 
 
 async def unknown_address(request: HttpRequest, error: Exception) -> Response:
-    """The response to an address or a method that is not served."""
+    """The response to an unknown path or method."""
     assert isinstance(error, HTTPException)
     known = "GET /models lists the models, GET /openapi.json describes the interface"
     if error.status_code == 405:
@@ -188,7 +188,7 @@ async def unknown_address(request: HttpRequest, error: Exception) -> Response:
 
 
 class QueueFull(FcnsegError):
-    """As many requests wait as may."""
+    """The maximum number of requests is pending."""
 
 
 @dataclass(eq=False)
@@ -198,10 +198,10 @@ class _Job:
 
 
 class Batcher:
-    """Serves requests with one model; `submit` may be called from any thread.
+    """Processes requests with one model; `submit` may be called from any thread.
 
-    batch: requests that go through the network together. limit: requests that may wait or be
-    computed at the same time. on_batch: is called with the number of requests of each batch.
+    batch: maximum batch size. limit: maximum number of requests that wait or are being computed.
+    on_batch: is called with the size of each batch.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class Batcher:
         self._closed = False
         self._change = threading.Condition()
         self._network = threading.Semaphore(model.num_parallel)
-        # While some threads are in the network, others decode and encode.
+        # While some threads run the network, others decode and encode.
         count = model.num_parallel + min(2, usable_cores())
         self._threads = [
             threading.Thread(target=self._work, name=f"serve-{index}", daemon=True)
@@ -233,10 +233,10 @@ class Batcher:
         return len(self._waiting) + self._busy
 
     def submit(self, request: Request) -> Future[Reply]:
-        """A future of the reply; cancelling it drops a request that still waits.
+        """Return a future of the reply; cancelling it drops a request that is still waiting.
 
-        QueueFull at once when `limit` requests are pending. The future raises FcnsegError for what
-        the sender can mend (an image that can't be decoded, an unknown class).
+        Raises QueueFull when `limit` requests are pending. The future raises FcnsegError for errors
+        of the client (an image that can't be decoded, an unknown class).
         """
         job = _Job(request)
         with self._change:
@@ -247,7 +247,7 @@ class Batcher:
         return job.future
 
     def close(self) -> None:
-        """Complete what waits, then end the threads."""
+        """Complete waiting requests, then end the threads."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -255,7 +255,7 @@ class Batcher:
             thread.join()
 
     def _take(self) -> list[_Job]:
-        """The next requests that have the network compute the same; none: it is over."""
+        """Take the next requests that need the same of the network; empty when closed."""
         with self._change:
             self._change.wait_for(lambda: self._waiting or self._closed)
             taken: list[_Job] = []

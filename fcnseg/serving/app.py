@@ -2,10 +2,10 @@
 
     GET  /                          a page to try it
     GET  /models                    each model's classes, colors and outputs
-    POST /models/{name}/{output}    an image file as the body; a PNG, JSON or .npz back
+    POST /models/{name}/{output}    body: an image file; response: a PNG, JSON or .npz
     GET  /openapi.json  /health  /ready  /metrics
 
-A request's body stays in memory; neither it nor a name from it is written to disk or logged.
+A request's body is kept in memory; neither it nor names in it are written to disk or logged.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ HERE = Path(__file__).parent
 PAUSE = 1.0
 """Seconds without a byte of a refused body after which the refusal is sent."""
 MAX_BODIES = 16
-"""Bodies of the largest size that may be in memory at the same time; smaller ones: more."""
+"""Maximum memory of all bodies, as a multiple of the maximum size of one."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model with what computes its responses."""
+    """A model with its Batcher and the strides of its skips."""
 
     model: Segmenter
     batcher: Batcher
@@ -85,7 +85,7 @@ class Served:
 
 @dataclass
 class Metrics:
-    """What GET /metrics shows, in Prometheus' format."""
+    """The metrics of GET /metrics, in Prometheus format."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
@@ -116,7 +116,7 @@ class Server:
         hosts: list[str] | None = None,
         report: Callable[[str], object] = str,
     ) -> None:
-        """hosts: the host names it accepts; None: any. report: takes what went wrong inside."""
+        """hosts: accepted host names; None: any. report: is called with internal errors."""
         self.limits = limits or Limits()
         self.token, self.report, self.metrics = token, report, Metrics()
         self.served = {
@@ -135,7 +135,7 @@ class Server:
         )
 
     def close(self) -> None:
-        """Complete what waits and end the threads."""
+        """Complete waiting requests and end the threads."""
         for served in self.served.values():
             served.batcher.close()
 
@@ -158,14 +158,14 @@ class Server:
         ]
 
     def _guarded(self, endpoint: Callable[[HttpRequest], Awaitable[Response]]) -> Any:
-        """The endpoint for those who know the token, its errors as JSON."""
+        """Wrap an endpoint: check the token, and return errors as JSON."""
 
         async def run(request: HttpRequest) -> Response:
             try:
                 self._authorize(request)
                 return await endpoint(request)
             except HttpError as error:
-                if error.status != 408:  # a slow sender has had its time
+                if error.status != 408:  # after a timeout, do not wait again
                     await self._drain(request)
                 return refusal(error)
 
@@ -174,8 +174,8 @@ class Server:
     async def _drain(self, http: HttpRequest) -> None:
         """Take the rest of a refused body and drop it.
 
-        Closing a connection on which the client still sends resets it, and the refusal is lost. A
-        client that waits for an answer (Expect: 100-continue) or sends nothing for a while has it.
+        Closing a connection while the client is sending resets it, and the response is lost. Not
+        necessary for a client that waits (Expect: 100-continue) or has paused.
         """
         if http.headers.get("expect", "").lower() == "100-continue":
             return
@@ -230,20 +230,20 @@ class Server:
 
     async def _respond(self, http: HttpRequest, served: Served, output: str) -> Reply:
         try:
-            asked = _parse(http.query_params, output, self.limits)
-            check_request(served.model, asked, served.strides)
+            parsed = _parse(http.query_params, output, self.limits)
+            check_request(served.model, parsed, served.strides)
         except FcnsegError as error:
             raise HttpError(400, error.message, error.hint) from None
         if served.batcher.pending >= self.limits.queue:
             raise busy()
         data = await self._body(http)
         try:
-            return await self._compute(served, Request(**{**vars(asked), "data": data}))
+            return await self._compute(served, Request(**{**vars(parsed), "data": data}))
         finally:
             self.held -= len(data)
 
     async def _body(self, http: HttpRequest) -> bytes:
-        """The request's body, which counts as held until it is let go."""
+        """Read the request's body; its size is added to `held` until the caller subtracts it."""
         check_content(http.headers)
         stated = http.headers.get("content-length", "")
         if stated.isdigit() and int(stated) > self.limits.bytes:
@@ -287,13 +287,13 @@ class Server:
             raise HttpError(413, error.message, error.hint) from None
         except FcnsegError as error:
             raise HttpError(422, error.message, error.hint) from None
-        except Exception as error:  # noqa: BLE001 - strangers see no traceback
+        except Exception as error:  # noqa: BLE001 - clients get no traceback
             self.report(f"A request failed: {type(error).__name__}.")
             raise HttpError(500, "The image could not be processed.") from None
 
 
 def _parse(query: QueryParams, output: str, limits: Limits) -> Request:
-    """The query as a request without its image; OptionError for what it can't be."""
+    """Parse a query into a request without its image; OptionError for invalid parameters."""
     unknown = sorted(set(query) - {"class", "stride", "alpha"})
     if unknown:
         raise OptionError("Known parameters: class, stride, alpha.")
@@ -308,7 +308,7 @@ def _parse(query: QueryParams, output: str, limits: Limits) -> Request:
 
 
 def _page(path: str) -> bytes:
-    """A file of the page."""
+    """Read a file of the web page."""
     return (HERE / "page" / (path.strip("/") or "index.html")).read_bytes()
 
 

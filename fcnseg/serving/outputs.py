@@ -1,6 +1,6 @@
-"""What the server replies with: an image's bytes in, labels, overlay, polygons or heatmaps out.
+"""Responses of the server: an image's bytes in, labels, overlay, polygons or heatmaps out.
 
-Also the interface as an OpenAPI document: GET /openapi.json.
+Also the OpenAPI document of the interface: GET /openapi.json.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DRAWN = {
     "skip": "what a skip connection adds to the logit of a class, as a grey PNG: 128 = 0, and the "
     "header X-Range says what 255 is (class, stride); networks of fuse score only",
 }
-"""Outputs of the server alone, with what they are."""
+"""Outputs that only the server has, with their descriptions."""
 
 ERRORS = {
     "400": "unknown parameter, class or stride",
@@ -53,10 +53,10 @@ ERRORS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may cost.
+    """Limits of requests.
 
-    queue: requests that wait, of all models. bytes: of a body. pixels: of an image. seconds: to
-    send the body, and again to respond. batch: images that go through the network together.
+    queue: waiting requests of each model. bytes: of a body. pixels: of an image. seconds: timeout
+    for sending the body, and again for the response. batch: maximum batch size.
     """
 
     queue: int = 256
@@ -68,10 +68,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Request:
-    """One image and what is wanted of it.
+    """One image and the requested output.
 
-    data: the bytes of an image file. output: a name in OUTPUTS or DRAWN. classes: class names;
-    the probabilities of these alone (none: all). stride: of the skip. alpha: opacity, 0..1.
+    data: the bytes of an image file. output: a name in OUTPUTS or DRAWN. classes: names of the
+    classes in the output (empty: all). stride: of the skip. alpha: opacity, 0..1.
     max_pixels: larger images are refused before they are decoded.
     """
 
@@ -84,7 +84,7 @@ class Request:
 
     @property
     def needs(self) -> Needs:
-        """What the network computes for it."""
+        """What the network has to compute for it."""
         if self.output == "skip":
             return "skips"
         return "probabilities" if self.output in ("probabilities", "heatmap") else "labels"
@@ -100,7 +100,7 @@ class Reply:
 
 
 class TooManyPixels(MediaError):
-    """An image is larger than the server takes."""
+    """An image exceeds the server's limit of pixels."""
 
 
 def check_request(model: Segmenter, request: Request, strides: Sequence[int]) -> None:
@@ -129,29 +129,29 @@ def strides_of(model: Segmenter) -> list[int]:
 def respond(
     model: Segmenter, requests: Sequence[Request], network: AbstractContextManager[object]
 ) -> list[Reply | BaseException]:
-    """A reply to each request, or the error that stands for it; all need the same of the network.
+    """Compute a reply, or an error, for each request; all must have the same `needs`.
 
-    network: is held while it runs.
+    network: a lock that is held while the network runs.
     """
     replies: dict[int, Reply | BaseException] = {}
     images: dict[int, NDArray[np.uint8]] = {}
     for index, request in enumerate(requests):
         try:
             images[index] = decode(request)
-        except Exception as error:  # noqa: BLE001 - it belongs to its own request only
+        except Exception as error:  # noqa: BLE001 - affects only its own request
             replies[index] = error
     try:
         with network:
             predictions = _predict(model, requests, images)
         for index, predicted in predictions.items():
             replies[index] = _encode(model, requests[index], predicted)
-    except Exception as error:  # noqa: BLE001 - the threads continue whatever a request holds
+    except Exception as error:  # noqa: BLE001 - threads must survive any request
         replies = dict.fromkeys(range(len(requests)), error) | replies
     return [replies[index] for index in range(len(requests))]
 
 
 def decode(request: Request) -> NDArray[np.uint8]:
-    """The image as uint8 RGB (H, W, 3); TooManyPixels by its header, MediaError if it is broken."""
+    """Decode the image to uint8 RGB (H, W, 3); TooManyPixels, MediaError if it is damaged."""
     size = claimed_size(request.data)
     if size is None:
         raise MediaError("The body is not an image file.", hint="send its bytes")
@@ -193,14 +193,14 @@ def _encode(
 
 
 def _skip(values: NDArray[np.float32]) -> Reply:
-    """Values around 0 as grey: 1 to 255, 128 = 0."""
+    """Encode signed values as a grey PNG: 1 to 255, 128 = 0."""
     most = max(float(np.abs(values).max()), 1e-6)
     levels = np.round(values / most * 127 + 128).astype(np.uint8)
     return Reply(encode_image(levels), "image/png", {"X-Range": f"{most:.6g}"})
 
 
 def describe_api(models: Sequence[str], limits: Limits, *, token: bool) -> dict[str, Any]:
-    """The document, version 3.1, for these models and limits; token: whether one is needed."""
+    """The OpenAPI 3.1 document for these models and limits; token: whether one is required."""
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "fcnseg", "version": __version__},

@@ -1,1 +1,1 @@
-"""Training: a network, a dataset and a run folder, from the first step to the last."""
+"""Training: train a network on a dataset and write a run folder."""

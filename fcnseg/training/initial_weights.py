@@ -27,14 +27,14 @@ from fcnseg.progress import Callback, Message
 SHAPE = (
     "backbone", "decoder", "fuse", "width", "dropout", "upsample", "skips", "output_stride",
 )  # fmt: skip
-"""The options that decide a network's shape; --finetune takes them from the checkpoint."""
+"""The options that define a network's architecture; --finetune takes them from the checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
 class InitialModel:
-    """A network before its first step.
+    """A network with its initial weights.
 
-    config: the options, with the network's shape as it is.
+    config: the options, with the network's actual architecture.
     """
 
     network: FCN
@@ -48,11 +48,11 @@ def from_pretrained(
     callback: Callback,
     measured: Preprocess | None = None,
 ) -> InitialModel:
-    """The network to train, randomly started from the seed where no weights are known.
+    """Create the network to train; layers without weights are initialised from the seed.
 
-    measured: of images that are not 8-bit RGB, their bands and statistics.
+    measured: bands and statistics of images that are not 8-bit RGB.
 
-    What the options leave open of its shape (None) --finetune takes from the checkpoint.
+    With --finetune, unset options of the architecture (None) are taken from the checkpoint.
     """
     torch.manual_seed(config.seed)
     if config.finetune is not None:
@@ -66,7 +66,7 @@ def from_pretrained(
 
 
 def _colors(measured: Preprocess | None) -> list[int | None] | None:
-    """Which of a network's bands are red, green and blue; None: those three in this order."""
+    """Which of a network's bands are red, green and blue; None: the network takes RGB."""
     bands = None if measured is None else measured.bands
     return None if bands is None else [bands.color_of(number) for number in bands.chosen]
 
@@ -74,7 +74,7 @@ def _colors(measured: Preprocess | None) -> list[int | None] | None:
 def measured_input(
     config: TrainConfig, layout: Layout | None, pairs: Sequence[Pair], callback: Callback
 ) -> Preprocess | None:
-    """The bands and statistics of training images that are not 8-bit RGB."""
+    """Measure bands and statistics of training images that are not 8-bit RGB; None for RGB."""
     bands = choose_bands(layout, config.bands, config.show_bands)
     if bands is None:
         return None
@@ -100,9 +100,9 @@ def measured_input(
 
 
 def from_state(config: TrainConfig, classes: ClassMap, state: Mapping[str, Any]) -> InitialModel:
-    """The network of a saved state, without its weights: nothing is looked up or downloaded.
+    """Create the network of a saved state, without its weights; nothing is downloaded.
 
-    DatasetError when the folder's classes are other ones now.
+    DatasetError when the dataset's classes have changed.
     """
     before = ClassMap.from_dict(state["classes"])
     if before.names != classes.names:
@@ -160,9 +160,9 @@ def _from_checkpoint(
 
 
 def _as_before(old: Preprocess, measured: Preprocess | None) -> Preprocess:
-    """A checkpoint's preprocessing where its bands are the images'; else what was measured.
+    """A checkpoint's preprocessing if its bands are those of the images; else the measured one.
 
-    The statistics that the weights are used to are kept.
+    The weights were trained with the checkpoint's statistics.
     """
     if measured is None or measured.bands is None:
         if old.bands is not None and (old.bands.stored, old.bands.dtype) != (3, "uint8"):
@@ -180,42 +180,42 @@ def _as_before(old: Preprocess, measured: Preprocess | None) -> Preprocess:
 
 
 def _with_bands(old: Checkpoint, network: FCN, measured: Preprocess | None) -> Checkpoint:
-    """A checkpoint of RGB with its first kernels widened to a network's bands."""
+    """Widen the first kernels of an RGB checkpoint to a network's bands."""
     prefix = "backbone."
     ours = {key.removeprefix(prefix): v for key, v in old.weights.items() if key.startswith(prefix)}
     wider = with_bands(ours, network.backbone, _colors(measured))
     weights = {**old.weights, **{f"{prefix}{key}": value for key, value in wider.items()}}
     spec = dataclasses.replace(old.spec, in_channels=network.spec.in_channels)
-    assert measured is not None, "only with bands is it another number"
+    assert measured is not None, "the number of bands differs"
     return dataclasses.replace(old, spec=spec, preprocess=measured, weights=weights)
 
 
 def fitting(
     old: Checkpoint, spec: ModelSpec, classes: ClassMap, fresh: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors of a checkpoint that fit a network, by name; classes are moved by theirs.
+    """The tensors of a checkpoint that fit a network, by name; classes are matched by name.
 
-    spec, classes: of the new network; fresh: its tensors before, which a class that the
-    checkpoint does not know keeps.
+    spec, classes: of the new network; fresh: its initial tensors, which are kept for classes that
+    the checkpoint does not have.
     """
     axes = class_axes(spec)
     rows = _same_classes(old.classes, classes)
     kept = {}
     for name, tensor in old.weights.items():
         if name in fresh:
-            tensor = tensor.to(fresh[name].dtype)  # what was shipped may be in half precision
+            tensor = tensor.to(fresh[name].dtype)  # pretrained models may be in half precision
         if name in fresh and name not in axes and tensor.shape == fresh[name].shape:
             kept[name] = tensor
-        elif name in axes and rows and _fits_beside(axes[name], tensor, fresh[name]):
-            kept[name] = _moved(tensor, fresh[name], axes[name], rows)
+        elif name in axes and rows and _same_except(axes[name], tensor, fresh[name]):
+            kept[name] = _replace_classes(tensor, fresh[name], axes[name], rows)
     return kept
 
 
 @functools.cache
 def class_axes(spec: ModelSpec) -> Mapping[str, Sequence[int]]:
-    """The tensors that have axes of classes, and which these are.
+    """The tensors with class axes: name -> axes.
 
-    Found by comparing with the shapes of the same network with another number of classes.
+    Found by comparing shapes with the same network with another number of classes.
     """
     with torch.device("meta"):
         ours = build(spec).state_dict()
@@ -229,32 +229,32 @@ def class_axes(spec: ModelSpec) -> Mapping[str, Sequence[int]]:
 
 
 def _same_classes(old: ClassMap, new: ClassMap) -> list[tuple[int, int]]:
-    """(old index, new index) of the classes both know; all, by number, if one has no names."""
+    """(old index, new index) of the common classes; by number if one class map has no names."""
     unnamed = ClassMap.numbered(len(new)).names in (old.names, new.names)
     if len(old) == len(new) and unnamed:
         return [(index, index) for index in range(len(new))]
     return [(old.names.index(n), new.names.index(n)) for n in new.names if n in old.names]
 
 
-def _fits_beside(axes: Sequence[int], tensor: Tensor, fresh: Tensor) -> bool:
-    """Whether two tensors have the same size along every axis that is not one of classes."""
+def _same_except(axes: Sequence[int], tensor: Tensor, fresh: Tensor) -> bool:
+    """Whether two tensors have the same shape except along class axes."""
     return tensor.ndim == fresh.ndim and all(
         axis in axes or size == fresh.shape[axis] for axis, size in enumerate(tensor.shape)
     )
 
 
-def _moved(
+def _replace_classes(
     tensor: Tensor, fresh: Tensor, axes: Sequence[int], rows: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """`fresh` with what `tensor` says of the known classes, along each axis of classes."""
+    """A copy of `fresh` with the common classes replaced by those of `tensor`."""
     sources, targets = torch.tensor(rows).T
     for axis in axes:
         tensor = tensor.index_select(axis, sources)
-    return _written(fresh, tensor, axes, targets)
+    return _index_put(fresh, tensor, axes, targets)
 
 
-def _written(fresh: Tensor, part: Tensor, axes: Sequence[int], targets: Tensor) -> Tensor:
+def _index_put(fresh: Tensor, part: Tensor, axes: Sequence[int], targets: Tensor) -> Tensor:
     if not axes:
         return part
-    block = _written(fresh.index_select(axes[0], targets), part, axes[1:], targets)
+    block = _index_put(fresh.index_select(axes[0], targets), part, axes[1:], targets)
     return fresh.index_copy(axes[0], targets, block)

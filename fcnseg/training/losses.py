@@ -1,15 +1,15 @@
-"""What training makes small: cross entropy and its relatives, by name and in combination.
+"""Loss functions, by name and in combination.
 
     ce                  cross entropy
     ohem                cross entropy of each image's hardest pixels only
-    focal               cross entropy, easy pixels turned down
-    dice, lovasz        overlap, image by image, of the classes that occur in it
+    focal               cross entropy with easy pixels down-weighted
+    dice, lovasz        overlap, per image, of the classes that occur in it
     ce+0.5*dice         a weighted sum
-    ce+lovasz@0.5       a term that joins after this fraction of the training
+    ce+lovasz@0.5       a term that is added after this fraction of the training
 
-Every term is a sum over something countable (pixels or images) divided by a number that
-is known from the labels alone. That is what lets a batch be computed in parts, or on
-several machines, with exactly the gradient of the full batch.
+Every term is a sum over pixels or images, divided by a number that depends on the labels only.
+Therefore gradient accumulation and distributed training give exactly the gradient of the full
+batch.
 Sources: OHEM after Shrivastava et al. (CVPR 2016) with the threshold of Yu et al. (BiSeNet);
 focal: Lin et al. (ICCV 2017); Lovász-softmax: Berman et al. (CVPR 2018), algorithm 1.
 """
@@ -39,12 +39,12 @@ KEEP = 1 / 16
 """OHEM: at least this fraction of an image's labelled pixels is kept."""
 
 WEIGHTED = frozenset({"ce", "ohem", "focal"})
-"""Losses in which a pixel counts as much as its class's weight."""
+"""Losses that use class weights."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One loss of a sum: its name, its factor, and the fraction of training it starts at."""
+    """One term of a loss: its name, its factor, and the fraction of training at which it starts."""
 
     name: str
     factor: float = 1.0
@@ -52,7 +52,7 @@ class Term:
 
 
 def parse_loss(text: str) -> tuple[Term, ...]:
-    """The terms of e.g. "ce+0.5*lovasz@0.6"; OptionError says what is not understood."""
+    """Parse a loss, e.g. "ce+0.5*lovasz@0.6"; OptionError for invalid syntax or unknown names."""
     terms = tuple(_parse_term(part.strip(), text) for part in text.split("+"))
     if all(term.start > 0 for term in terms):
         raise OptionError(
@@ -66,7 +66,7 @@ def _parse_term(part: str, text: str) -> Term:
     if found is None or found[2] not in LOSSES:
         raise OptionError(
             f"Loss {text!r} is not understood at {part!r}; known: {', '.join(LOSSES)}.",
-            hint="combine them like ce+0.5*dice, or ce+lovasz@0.5 to let one join at half time",
+            hint="combine them like ce+0.5*dice, or ce+lovasz@0.5 to add a term at half time",
         )
     term = Term(found[2], float(found[1] or 1), float(found[3] or 0))
     if term.factor <= 0 or term.start >= 1:
@@ -77,8 +77,8 @@ def _parse_term(part: str, text: str) -> Term:
 class Criterion:
     """A sum of losses over labelled pixels.
 
-    terms: what is summed.
-    class_weights: float32 (K,), how much a pixel of each class counts (ce, ohem, focal).
+    terms: of the sum.
+    class_weights: float32 (K,), the weight of a pixel of each class (ce, ohem, focal).
     smoothing: the label-smoothing factor (ce).
     """
 
@@ -90,10 +90,10 @@ class Criterion:
         self.smoothing = smoothing
 
     def normalizers(self, labels: Tensor) -> Tensor:
-        """(2,): what the batch's sums are divided by, [weighted pixels, images].
+        """The divisors of a batch's sums, (2,): [weighted pixels, images].
 
-        labels: int64 (N, H, W), 255 = ignore. Those of parts of a batch add up; they are
-        float64, or float32 on MPS, which knows no other.
+        labels: int64 (N, H, W), 255 = ignore. Those of parts of a batch can be added up. float64,
+        or float32 on MPS, which has no float64.
         """
         kind = torch.float32 if labels.device.type == "mps" else torch.float64
         counts = torch.bincount(labels.flatten(), minlength=IGNORE + 1).to(kind)
@@ -104,14 +104,14 @@ class Criterion:
     def __call__(
         self, logits: Tensor, labels: Tensor, normalizers: Tensor, *, done: float = 0.0
     ) -> Tensor:
-        """The part of a batch's loss that belongs to these images, a scalar.
+        """The contribution of these images to a batch's loss, a scalar.
 
         logits: (N, K, H, W), any precision; labels: int64 (N, H, W).
-        normalizers: of the full batch; done: the fraction of the training behind us.
+        normalizers: of the full batch; done: the completed fraction of the training.
         """
-        log_probabilities = logits.float().log_softmax(1)  # (N, K, H, W), once for all terms
+        log_probabilities = logits.float().log_softmax(1)  # (N, K, H, W), shared by all terms
         divisors = normalizers.clamp_min(1e-12).to(log_probabilities.dtype)
-        loss = _nothing(log_probabilities)
+        loss = _zero(log_probabilities)
         for term in self.terms:
             if done >= term.start:
                 total, divisor = LOSSES[term.name]
@@ -121,17 +121,17 @@ class Criterion:
 
 
 def _cross_entropy(criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    pixels, classes = _as_list_on_gpu(log_probabilities, labels)
+    pixels, classes = _flatten_on_gpu(log_probabilities, labels)
     how: Any = {"weight": criterion.class_weights, "ignore_index": IGNORE, "reduction": "sum"}
-    if criterion.smoothing:  # log_softmax leaves log probabilities as they are
+    if criterion.smoothing:  # log_softmax does not change log probabilities
         return F.cross_entropy(pixels, classes, **how, label_smoothing=criterion.smoothing)
-    return F.nll_loss(pixels, classes, **how)  # half of that: what cross_entropy does first is done
+    return F.nll_loss(pixels, classes, **how)  # twice as fast: log_softmax is done already
 
 
-def _as_list_on_gpu(log_probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """On a GPU a list of pixels, which is deterministic there; torch's loss over maps is not.
+def _flatten_on_gpu(log_probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Flatten maps to (pixels, K) on a GPU, where torch's 2-d loss is not deterministic.
 
-    On a processor both are, and the list costs ten times as much.
+    On a CPU both are, and the flat form takes ten times as long.
     """
     if not log_probabilities.is_cuda:
         return log_probabilities, labels
@@ -139,16 +139,16 @@ def _as_list_on_gpu(log_probabilities: Tensor, labels: Tensor) -> tuple[Tensor, 
 
 
 def _focal(criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    surprise = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE, reduction="none")
+    nll = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE, reduction="none")
     weights = _pixel_weights(criterion.class_weights, labels)
-    return ((1 - (-surprise).exp()) ** FOCUS * surprise * weights).sum()
+    return ((1 - (-nll).exp()) ** FOCUS * nll * weights).sum()
 
 
 def _hardest(criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    surprise = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE, reduction="none")
+    nll = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE, reduction="none")
     weights = _pixel_weights(criterion.class_weights, labels)
-    total = _nothing(log_probabilities)
-    for one, counts in zip(surprise.flatten(1), weights.flatten(1), strict=True):
+    total = _zero(log_probabilities)
+    for one, counts in zip(nll.flatten(1), weights.flatten(1), strict=True):
         labelled = counts > 0
         if labelled.any():
             losses = one.detach()[labelled]
@@ -160,19 +160,19 @@ def _hardest(criterion: Criterion, log_probabilities: Tensor, labels: Tensor) ->
 
 
 def _dice(_criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    extents: tuple[Tensor, ...] = _Extents.apply(log_probabilities, labels)  # type: ignore[no-untyped-call]
-    area, overlap, found = extents
+    areas: tuple[Tensor, ...] = _Areas.apply(log_probabilities, labels)  # type: ignore[no-untyped-call]
+    area, overlap, found = areas
     occurs = area > 0
     covered = 2 * overlap / (area + found).where(occurs, 1.0)
     missed = ((1 - covered) * occurs).sum(1) / occurs.sum(1).clamp_min(1)
     return missed.sum()
 
 
-class _Extents(torch.autograd.Function):
-    """How far each class extends in each image: in the labels, in both, and as found.
+class _Areas(torch.autograd.Function):
+    """Per image and class: labelled area, intersection, and predicted area.
 
-    Log probabilities (N, K, H, W), labels (N, H, W) -> three times float32 (N, K). Written out,
-    as torch would keep five maps of all classes for it, and go through each of them twice.
+    Log probabilities (N, K, H, W), labels (N, H, W) -> three times float32 (N, K). A custom
+    autograd function, because torch's would save five maps of all classes and read each twice.
     """
 
     @staticmethod
@@ -199,13 +199,13 @@ class _Extents(torch.autograd.Function):
         probabilities, labelled, true, hits = ctx.saved_tensors
         gradient = (probabilities * labelled[:, None]).mul_(of_found[:, :, None])
         of_hits = hits * of_overlap.gather(1, true)
-        gradient.scatter_add_(1, true[:, None], of_hits[:, None])  # one place for each pixel
+        gradient.scatter_add_(1, true[:, None], of_hits[:, None])  # no duplicate indices
         return gradient.view(ctx.shape), None
 
 
 def _by_class(values: Tensor, true: Tensor, count: int) -> Tensor:
-    """Sums (N, K) of values (N, P) over the pixels of each class; true: (N, P), which it is."""
-    if values.device.type != "cpu":  # counting with weights is not deterministic on a GPU
+    """Sums (N, K) of values (N, P) over the pixels of each class; true: (N, P), their classes."""
+    if values.device.type != "cpu":  # bincount with weights is not deterministic on a GPU
         return torch.stack([values.where(true == k, 0.0).sum(1) for k in range(count)], 1)
     images = torch.arange(len(values), device=values.device)[:, None]
     cells = (images * count + true).flatten()
@@ -214,7 +214,7 @@ def _by_class(values: Tensor, true: Tensor, count: int) -> Tensor:
 
 
 def _lovasz(_criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    total = _nothing(log_probabilities)
+    total = _zero(log_probabilities)
     images = zip(log_probabilities.exp().flatten(2), labels.flatten(1), strict=True)
     for probabilities, one in images:
         labelled = one != IGNORE
@@ -226,7 +226,7 @@ def _lovasz(_criterion: Criterion, log_probabilities: Tensor, labels: Tensor) ->
 
 
 def _lovasz_of_class(found: Tensor, true: Tensor) -> Tensor:
-    """The Lovász extension of 1 - IoU of one class, at its pixels' errors.
+    """The Lovász extension of 1 - IoU of one class.
 
     found: (P,), the class's probability; true: bool (P,).
     """
@@ -238,7 +238,7 @@ def _lovasz_of_class(found: Tensor, true: Tensor) -> Tensor:
     return errors @ jaccard.diff(prepend=jaccard.new_zeros(1))
 
 
-def _nothing(logits: Tensor) -> Tensor:
+def _zero(logits: Tensor) -> Tensor:
     """Zero, with a gradient of zero."""
     return logits.flatten()[:0].sum()
 
@@ -260,14 +260,14 @@ LOSSES: dict[str, tuple[_Total, int]] = {
     "dice": (_dice, _IMAGES),
     "lovasz": (_lovasz, _IMAGES),
 }
-"""The losses by name: the sum, and which normalizer divides it."""
+"""The losses by name: the sum, and the index of its normalizer."""
 
 
 def class_weights(pixels: Sequence[int], how: str) -> Tensor:
-    """float32 (K,): how much a pixel of each class counts, 1 on average over the pixels.
+    """Class weights float32 (K,), with mean 1 over the pixels.
 
     pixels: labelled pixels of each class; how: none, sqrt or inverse (of the frequency).
-    Classes that never occur weigh 1; no class weighs more than 50 times another.
+    Classes that never occur have weight 1; no weight is more than 50 times another.
     """
     counts = torch.tensor(pixels, dtype=torch.float64)
     power = {"none": 0.0, "sqrt": 0.5, "inverse": 1.0}[how]

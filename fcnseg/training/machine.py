@@ -1,6 +1,6 @@
-"""What this machine can do: the batch that fits, the faster precision, the crop for a given time.
+"""Options that depend on the machine: batch size by memory, precision by speed, crop by time.
 
-Each is measured, on a copy of the network: training is not affected.
+They are measured on a copy of the network, so that training is not affected.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from fcnseg.training.schedule import freeze
 from fcnseg.training.step import NetWithAuxHeads
 
 FRACTION = 0.8
-"""Of the free memory that a step may take: fragments and the optimiser want some, too."""
+"""Of the free memory that a step may use; the rest is for fragmentation and the optimizer."""
 
-MOST = 64
-"""More images a step rarely help, and change what a learning rate means."""
+MAX_BATCH = 64
+"""Larger batches rarely help, and need another learning rate."""
 
 PeakBytes = Callable[[int], int]
-"""Images a step -> the most memory it takes, in bytes."""
+"""Batch size -> the peak memory of a step, in bytes."""
 
 
-def fitting_batch(peak_bytes: PeakBytes, free: int, *, most: int = MOST) -> int:
-    """The largest power of two that fits, at most `most`; TrainingError if not even one does.
+def fitting_batch(peak_bytes: PeakBytes, free: int, *, most: int = MAX_BATCH) -> int:
+    """The largest power of two that fits, at most `most`; TrainingError if not even 1 does.
 
-    Memory grows in a line with the images: two measurements give its slope.
+    Memory grows linearly with the batch size: two measurements give the slope.
     """
     one, two = peak_bytes(1), peak_bytes(2)
     slope = max(1, two - one)
@@ -60,7 +60,7 @@ def fitting_batch(peak_bytes: PeakBytes, free: int, *, most: int = MOST) -> int:
 def gpu_peak(
     learner: NetWithAuxHeads, crop: tuple[int, int], device: torch.device, precision: torch.dtype
 ) -> PeakBytes:
-    """Measures forward and backward on a GPU; the network is as it was afterwards."""
+    """Return a function that measures a forward and backward pass; the network is restored."""
 
     def measure(images: int) -> int:
         before = copy.deepcopy(learner.state_dict())
@@ -80,7 +80,7 @@ def gpu_peak(
 def _forward_backward(
     learner: NetWithAuxHeads, images: torch.Tensor, precision: torch.dtype
 ) -> torch.Tensor:
-    """What a step computes, with a loss that needs no labels: the loss, a scalar."""
+    """Run a forward and backward pass with a loss that needs no labels; return the loss."""
     with autocast(images.device, precision):
         outputs = learner(images)
     loss = torch.stack([logits.float().logsumexp(1).mean() for logits in outputs]).sum()
@@ -91,9 +91,9 @@ def _forward_backward(
 def choose_batch(
     network: FCN, config: TrainConfig, *, images: int, suggested: int, ranks: Distributed
 ) -> int:
-    """The batch for `--batch auto`, over all ranks: what fits on a GPU; elsewhere `suggested`.
+    """The batch size for `--batch auto`, over all ranks: what fits on a GPU; else `suggested`.
 
-    images: how many there are; an epoch keeps several steps.
+    images: the number of training images; an epoch has at least several steps.
     """
     if ranks.device.type != "cuda":
         return max(suggested, ranks.size)
@@ -102,7 +102,7 @@ def choose_batch(
     learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = resolve_precision(config.precision, ranks.device)
     peak = gpu_peak(learner, config.crop, ranks.device, precision)
-    most = min(MOST, max(2, images // (4 * ranks.size)))
+    most = min(MAX_BATCH, max(2, images // (4 * ranks.size)))
     return fitting_batch(peak, free_gpu_bytes(ranks.device), most=most) * ranks.size
 
 
@@ -112,26 +112,26 @@ def free_gpu_bytes(device: torch.device) -> int:
 
 
 MEASURED_SECONDS, MEASURED_ROUNDS = 1.0, 2
-"""So long at least, and at least so often after a first time, which is slower."""
+"""Minimum duration of a measurement, and of repetitions after the first, which is slower."""
 
 SIDES = (64, 512)
-"""The smallest and the largest side of the images that are measured, in pixels."""
+"""The smallest and largest side of the images for timing, in pixels."""
 
 Clock = Callable[[], float]
 
 
-def seconds_an_image(
+def seconds_per_image(
     network: FCN,
     config: TrainConfig,
     ranks: Distributed,
     precisions: Sequence[torch.dtype],
     clock: Clock = time.perf_counter,
 ) -> list[float]:
-    """What forward and backward take an image in each precision, the least of some times.
+    """Time of a forward and backward pass per image in each precision, the minimum of several.
 
-    Of a batch, or of as much of it as takes about MEASURED_SECONDS: one image takes longer than
-    its part of a batch, and bf16 gains more the larger the batch. A large crop's time is that of a
-    part of it, by their areas.
+    Measured on a batch, or as much of it as takes about MEASURED_SECONDS, because time per image
+    decreases with the batch size, in bf16 more than in f32. The time of a large crop is
+    extrapolated from a smaller one by area.
     """
     assert config.crop is not None
     assert config.batch != "auto"
@@ -161,7 +161,7 @@ def seconds_an_image(
 
 
 FASTER = 1.1
-"""So many times as fast as f32 bf16 has to be: it is less exact."""
+"""Minimum speed-up for choosing bf16, which is less accurate than f32."""
 
 
 def choose_precision(
@@ -171,15 +171,15 @@ def choose_precision(
     callback: Callback,
     clock: Clock = time.perf_counter,
 ) -> Precision:
-    """The option `precision`, where it is auto on a CPU with bf16: what is faster there.
+    """Resolve `--precision auto` on a CPU with bf16 to the faster precision.
 
-    Depthwise convolutions gain little from bf16, plain ones a factor of three. Elsewhere "auto"
-    stays: it is the same on each such machine.
+    Depthwise convolutions gain little from bf16, plain ones a factor of three. On other devices
+    "auto" is unchanged, because it does not depend on a measurement.
     """
     precisions = _precisions(config, ranks)
     if len(precisions) == 1:
         return config.precision
-    f32, bf16 = seconds_an_image(network, config, ranks, precisions, clock)
+    f32, bf16 = seconds_per_image(network, config, ranks, precisions, clock)
     chosen: Precision = ranks.broadcast("bf16" if bf16 * FASTER < f32 else "f32")
     text = f"an image takes {bf16:.2g} s in bf16 and {f32:.2g} s in f32"
     callback(Message(f"--precision {chosen}: {text}."))
@@ -187,7 +187,7 @@ def choose_precision(
 
 
 def _precisions(config: TrainConfig, ranks: Distributed) -> list[torch.dtype]:
-    """The precision of the training, or f32 and bf16 where a measurement chooses."""
+    """The precision of the training, or f32 and bf16 if they have to be measured."""
     given = config.precision != "auto" or os.environ.get(AUTO_PRECISION)
     if given or ranks.device.type != "cpu" or not cpu_multiplies_bf16():
         return [resolve_precision(config.precision, ranks.device)]
@@ -195,16 +195,16 @@ def _precisions(config: TrainConfig, ranks: Distributed) -> list[torch.dtype]:
 
 
 ENOUGH_STEPS = 600
-"""Fewer steps than these teach less than smaller crops do."""
+"""With fewer steps, smaller crops give better results."""
 
 SMALLEST_CROP = 160
-"""Pixels: a smaller side shows too little around an object."""
+"""Pixels: a smaller side has too little context around an object."""
 
 FROZEN = 2
-"""Stages of a pretrained backbone that a short training leaves as they are."""
+"""Stages of a pretrained backbone that a short training freezes."""
 
 STEPS_TIME = 0.75
-"""Of the time of --minutes: validation, saving and the report take the rest."""
+"""Fraction of --minutes for steps; validation, saving and the report take the rest."""
 
 
 def options_for_minutes(
@@ -214,10 +214,10 @@ def options_for_minutes(
     callback: Callback,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Any]:
-    """Options for --minutes where few steps fit: pretrained stages are frozen, crops are smaller.
+    """Options for --minutes if few steps fit: freeze pretrained stages and use smaller crops.
 
-    They are smaller until ENOUGH_STEPS fit. On a GPU these fit into a minute anyway. A --freeze
-    that was given is kept.
+    Crops are reduced until ENOUGH_STEPS fit. On a GPU they fit into a minute anyway. A given
+    --freeze is not changed.
     """
     assert config.crop is not None
     if ranks.device.type == "cuda":
@@ -243,10 +243,10 @@ def options_for_minutes(
 
 
 def _steps(network: FCN, config: TrainConfig, ranks: Distributed, clock: Clock) -> float:
-    """How many fit into --minutes, as the main process measures it."""
+    """How many steps fit into --minutes, as measured by the main process."""
     assert config.minutes is not None
     assert config.batch != "auto"
-    seconds = min(seconds_an_image(network, config, ranks, _precisions(config, ranks), clock))
+    seconds = min(seconds_per_image(network, config, ranks, _precisions(config, ranks), clock))
     batch = -(-config.batch // ranks.size)
     steps: float = ranks.broadcast(STEPS_TIME * 60 * config.minutes / (batch * seconds))
     return steps

@@ -30,34 +30,34 @@ from fcnseg.training.step import TrainStep
 MakeStep = Callable[[FCN, TrainConfig], TrainStep]
 
 SECONDS = 4.0
-"""For each of the two trials; a slow machine does fewer steps."""
+"""Of each of the two trials; a slow machine runs fewer steps."""
 
 STEPS = 30
 SIDE = 128
-"""The trials' images are cut to this many pixels a side, two of them."""
+"""Side of the crops for the trials, in pixels."""
 
 LOWEST, HIGHEST = 1e-6, 1.0
-"""The learning rates that are tried."""
+"""The range of learning rates."""
 
 LEARNED = 0.7
-"""What is left of the loss of a batch that has been learned, at most."""
+"""A batch is overfitted if its loss falls to this fraction or less."""
 
 
 def refuse_both(config: TrainConfig) -> None:
-    """OptionError for two options that both say how long to train."""
+    """OptionError when both --epochs and --minutes are given."""
     if config.epochs and config.minutes:
         raise OptionError("--epochs and --minutes both say how long to train.", hint="omit one")
 
 
 _AS_RESOLVED = {("class_weights", "none")}
-"""What a run's config.toml has where the option has no effect."""
+"""Values in a run's config.toml of options without effect."""
 
 
 def refuse_unused(config: TrainConfig, network: FCN, *, images: int) -> None:
-    """OptionError for an option that was given, but changes nothing in this training.
+    """OptionError for an option that was given but has no effect in this training.
 
-    One that only repeats the default is none: a run's config.toml has all of them.
-    images: those of a step, for each process.
+    Default values are accepted, because a run's config.toml contains all options.
+    images: of a step, per process.
     """
     shape, losses = network.spec, {term.name for term in parse_loss(config.loss)}
     norms = any(isinstance(module, BatchNorm2d) for module in network.modules())
@@ -92,7 +92,7 @@ def refuse_unused(config: TrainConfig, network: FCN, *, images: int) -> None:
     if config.accumulate > images > 1:
         raise OptionError(
             f"--accumulate {config.accumulate}: a step is of {images} images for each process.",
-            hint=f"take --accumulate {images} or less, or a larger --batch",
+            hint=f"use --accumulate {images} or less, or a larger --batch",
         )
 
 
@@ -112,7 +112,7 @@ def preflight(
     callback: Callback,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """Tell what is to be expected of a training; TrainingError when it can't even begin.
+    """Run the sanity checks and report them; TrainingError when the first loss is not finite.
 
     batch: the first one of the training.
     """
@@ -133,7 +133,7 @@ def preflight(
 
 
 def _small(batch: Batch) -> Batch:
-    """Two images of a batch (or one), cut to SIDE around the middle."""
+    """The first two images of a batch (or one), cropped to SIDE at the center."""
     images, labels = batch.images[:2], batch.labels[:2]
     y, x = (max(0, extent - SIDE) // 2 for extent in labels.shape[1:])
     return Batch(
@@ -151,9 +151,9 @@ def _trial(
     clock: Callable[[], float],
     rates: list[float],
 ) -> Trial:
-    """The losses of steps at these rates; fewer steps when time is over or the loss explodes.
+    """The losses of steps at these rates; stops early when the loss diverges.
 
-    When time is short the rates are thinned out, not cut off.
+    If time is short, fewer rates are used, spread over the same range.
     """
     train_step = make_step(copy.deepcopy(network), config)
     began = clock()
@@ -162,7 +162,7 @@ def _trial(
     affordable = max(3, min(len(rates), int(SECONDS / each)))
     chosen = [rates[round(i * (len(rates) - 1) / (affordable - 1))] for i in range(affordable)]
     for number, rate in enumerate(chosen[1:], start=1):
-        # A step's loss is the one before it moves: the last loss tells of the rate before.
+        # A step's loss is computed before its update: it shows the effect of the previous rate.
         losses.append(float(train_step(batch, number, 10**9, lr_scale=rate / config.lr).sum()))
         if not math.isfinite(losses[-1]) or losses[-1] > 10 * losses[0] + 1:
             break
@@ -182,16 +182,16 @@ def _on_learning(trial: Trial, rate: float) -> Message:
 
 
 def _on_rates(trial: Trial, rate: float) -> Message:
-    """Where the loss fell fastest, and where it broke."""
+    """Report the rate at which the loss fell fastest, and the one at which it diverged."""
     falls = [
         (before - after, used)
         for before, after, used in zip(trial.losses, trial.losses[1:], trial.rates, strict=False)
     ]
     best = max(falls)[1]
-    broke = next((used for fall, used in falls if fall < -0.5 * trial.losses[0]), None)
+    diverged = next((used for fall, used in falls if fall < -0.5 * trial.losses[0]), None)
     text = f"Sanity check: the loss falls fastest at learning rates around {best:.1g}"
-    text += f" and diverges at {broke:.1g}" if broke else ""
-    too_high = broke is not None and rate >= broke
+    text += f" and diverges at {diverged:.1g}" if diverged else ""
+    too_high = diverged is not None and rate >= diverged
     text += f"; --lr is {rate:g}" + (", which is too high." if too_high else ".")
     return Message(text, "warning" if too_high else "info")
 

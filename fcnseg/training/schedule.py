@@ -1,8 +1,8 @@
-"""How long a training is and how its weights move: schedule, optimizer, averaging, freezing.
+"""Length of a training, learning rate schedule, optimizer, weight averaging, freezing.
 
-A training is a number of epochs, or a time that everything about it fits into. Of a time
-(--minutes) no number of steps is planned that a busy machine could overrun. The clock says how
-much of it has passed; the learning rate follows that, so it ends on time at any speed.
+A training lasts a number of epochs, or a time (--minutes) that includes everything. With a time,
+the learning rate follows the clock instead of a planned number of steps, so that the training ends
+on time at any speed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ POWER = 0.9
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over everything that is not frozen.
+    """Create AdamW or SGD for all parameters that are not frozen.
 
-    Each group's "lr_scale" is its learning rate over the peak: the backbone's is --backbone-lr.
-    Norms, biases and upsampling are not decayed.
+    Each group's "lr_scale" is the factor of its learning rate: the backbone's is --backbone-lr.
+    No weight decay for norms, biases and upsampling.
     """
     groups = _groups(network, config)
     if config.optimizer == "sgd":
@@ -44,7 +44,7 @@ def _groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             lr_scale = config.backbone_lr if ".backbone." in f".{name}" else 1.0
-            # An upsampling kernel shrunk to zero would be no upsampling.
+            # Decay would shrink upsampling kernels to zero instead of bilinear interpolation.
             decays = parameter.ndim > 1 and ".upsamples." not in name
             decay = config.weight_decay if decays else 0.0
             groups.setdefault((lr_scale, decay), []).append(parameter)
@@ -55,15 +55,15 @@ def _groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its part of a learning rate."""
+    """Set the learning rate, scaled by each group's lr_scale."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def rate_factor(step: int, steps: float, *, warmup: float, schedule: str) -> float:
-    """The learning rate of a step (from 0) as a lr_scale of the peak.
+    """The learning rate of a step (from 0), as a factor of the peak.
 
-    It rises in a line over the first `warmup` of the steps, then falls to 0 as
+    It rises linearly over the first `warmup` fraction of the steps, then falls to 0 as
     (1 - t) ** 0.9 ("poly") or (1 + cos(pi t)) / 2 ("cosine").
     """
     rising = round(warmup * steps)
@@ -79,12 +79,11 @@ N = TypeVar("N", bound=nn.Module)
 
 
 class Average(Generic[N]):
-    """A running average of a network's weights: steadier than the weights themselves.
+    """Exponential moving average (EMA) of a network's weights.
 
-    network: a copy in eval mode that holds the average, normalisation statistics included.
-    decay: how much of the average stays at each step; less in the first steps, so that
-        the random start is forgotten: min(decay, (1 + step) / (10 + step)). With 0 the
-        copy is the network.
+    network: a copy in eval mode with the averaged weights and normalisation statistics.
+    decay: of the EMA; lower in the first steps, to forget the random initialisation:
+        min(decay, (1 + step) / (10 + step)). With 0 the copy equals the network.
     """
 
     def __init__(self, network: N, decay: float) -> None:
@@ -93,7 +92,7 @@ class Average(Generic[N]):
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Move towards the network's weights as they are after a step (from 0)."""
+        """Update the average with the network's weights after a step (from 0)."""
         keep = min(self.decay, (1 + step) / (10 + step))
         ours, theirs = _tensors(self.network), _tensors(network)
         moving = [index for index, tensor in enumerate(ours) if tensor.is_floating_point()]
@@ -110,7 +109,7 @@ def _tensors(network: nn.Module) -> list[Tensor]:
 
 
 def freeze(network: FCN, config: TrainConfig) -> None:
-    """Freeze the first stages of the backbone, and on demand all batch norms' statistics.
+    """Freeze the first stages of the backbone (--freeze), and statistics (--freeze-norm).
 
     OptionError when the backbone has fewer stages.
     """
@@ -129,39 +128,39 @@ def freeze(network: FCN, config: TrainConfig) -> None:
 
 
 ENDLESS = 10**6
-"""Epochs that a training by the clock never gets through."""
+"""More epochs than a training with --minutes can reach."""
 
 VALIDATE_AFTER = 4.0
-"""Epochs are scored as soon as steps have taken so many times the time of a validation."""
+"""Epochs are scored when steps have taken at least this many times as long as a validation."""
 
-MOST_AFTER = 0.5
-"""Of the time, at most this much is kept free for what follows the last step."""
+MAX_RESERVED = 0.5
+"""Maximum fraction of the time that is reserved for the tasks after the last step."""
 
 CALIBRATION, REPORT = 0.5, 3.0
-"""How long they take: as so many validations."""
+"""Their duration, as a multiple of a validation's."""
 
 SAVING, OPENING_REPORT = 2.0, 6.0
-"""Seconds that do not depend on the images."""
+"""Their duration in seconds, which does not depend on the images."""
 
 
 @dataclass
 class EpochSchedule:
-    """So many epochs. Its state is how far the training has come."""
+    """A training of a number of epochs (--epochs)."""
 
     sampler: BatchSampler
 
     def steps(self, state: TrainState) -> float:
-        """Of how many steps the next one is, for the learning rate."""
+        """The total number of steps, for the learning rate."""
         del state
         return self.sampler.steps
 
     def seconds_left(self, state: TrainState, pace: Pace, validation: float) -> float:
-        """How long the rest takes, with validations of so many seconds."""
+        """Estimate the remaining time. validation: duration of one, in seconds."""
         steps = (self.sampler.steps - state.step) * pace.seconds_a_step
         return steps + (self.sampler.epochs - len(state.rows)) * validation
 
     def ends_epoch(self, state: TrainState, seconds_a_step: float, validation: float) -> bool:
-        """Whether the network is scored now. validation: how long that took before, in seconds."""
+        """Whether to score the network now. validation: duration of the last one, in seconds."""
         del seconds_a_step, validation
         return state.step >= (len(state.rows) + 1) * self.sampler.epoch_steps
 
@@ -170,14 +169,14 @@ class EpochSchedule:
         return len(state.rows) >= self.sampler.epochs
 
     def note(self, state: TrainState) -> None:
-        """Write into the state what a later process has to know."""
+        """Record in the state what a resuming process needs."""
 
     def length(self) -> str:
-        """The number of epochs, after "epoch 3"."""
+        """The number of epochs, for messages: "epoch 3 of 10"."""
         return f" of {self.sampler.epochs}"
 
     def announcement(self, state: TrainState, pace: Pace) -> str:
-        """What is said after the first steps; "" for a short training."""
+        """The message after the first steps; "" for a short training."""
         left = self.sampler.steps - state.step
         minutes = left * pace.seconds_a_step / 60
         if minutes < LONG_MINUTES:
@@ -189,14 +188,15 @@ class EpochSchedule:
 
 
 LONG_MINUTES = 10
-"""A training that takes longer says so."""
+"""The duration of longer trainings is announced."""
 
 
 class TimeSchedule(EpochSchedule):
-    """So many seconds, from the start of the command to its end, over all resumed parts.
+    """A training of a number of seconds (--minutes), from the start of the command to its end.
 
-    validation_steps: about how many steps' time a validation takes, before the first one.
-    began: when this process began, by time.monotonic(). before: seconds spent by earlier ones.
+    validation_steps: estimated duration of the first validation, in steps.
+    began: start of this process, by time.monotonic(). before: seconds spent by earlier processes
+    that this one resumes.
     """
 
     def __init__(
@@ -215,39 +215,39 @@ class TimeSchedule(EpochSchedule):
         self._validation_steps = validation_steps
         self._after = 1 + CALIBRATION * calibrates + REPORT * reports
         self._fixed = SAVING + OPENING_REPORT * reports
-        self._kept_free, self._ending = self._fixed, False
+        self._reserved, self._ending = self._fixed, False
         self._scored_at = self.spent()
 
     def spent(self) -> float:
-        """Seconds since the training was first started, without those between two parts."""
+        """Seconds since the training was first started, without interruptions."""
         return self._before + time.monotonic() - self._began
 
     def _left(self) -> float:
         """Seconds until the last step."""
-        return self.seconds - self._kept_free - self.spent()
+        return self.seconds - self._reserved - self.spent()
 
     def steps(self, state: TrainState) -> float:
-        """The step is as far along as the time is."""
+        """The total number of steps such that the next step's progress is that of the clock."""
         spent = self.spent()
-        passed = spent / max(self.seconds - self._kept_free, 1e-9)
+        passed = spent / max(self.seconds - self._reserved, 1e-9)
         return (state.step + 1) / min(1.0, max(passed, 1e-6))
 
     def seconds_left(self, state: TrainState, pace: Pace, validation: float) -> float:
-        """By the clock."""
+        """The remaining time, by the clock."""
         del state, pace, validation
         return max(0.0, self.seconds - self.spent())
 
     def ends_epoch(self, state: TrainState, seconds_a_step: float, validation: float) -> bool:
-        """At the end of the time, and after a full epoch where that is not too often."""
+        """At the end of the time, and after full epochs unless that is too often."""
         seconds = validation or self._validation_steps * seconds_a_step
-        self._kept_free = min(self._fixed + self._after * seconds, MOST_AFTER * self.seconds)
+        self._reserved = min(self._fixed + self._after * seconds, MAX_RESERVED * self.seconds)
         self._ending = self._left() <= seconds_a_step / 2
         full = state.step % self.sampler.epoch_steps == 0
         due = self.spent() - self._scored_at >= VALIDATE_AFTER * seconds
         return self._ending or (full and due and self._left() > seconds + seconds_a_step)
 
     def note(self, state: TrainState) -> None:
-        """How much time is spent; after an epoch was scored, whether it was the last one."""
+        """Record the time spent, and after the last epoch was scored, that the time is over."""
         state.spent = self.spent()
         if state.epoch_seconds == 0:
             self._scored_at = state.spent
@@ -255,21 +255,21 @@ class TimeSchedule(EpochSchedule):
                 state.ended_at = self.seconds
 
     def is_over(self, state: TrainState) -> bool:
-        """Whether the last step was scored when this time, or a longer one, was over."""
+        """Whether the last step was scored at the end of this time, or of a longer one."""
         return state.ended_at >= self.seconds
 
     def length(self) -> str:
-        """Nothing: how many epochs fit is known at the end."""
+        """Empty: the number of epochs is not known in advance."""
         return ""
 
     def announcement(self, state: TrainState, pace: Pace) -> str:
-        """How much fits into the time, by the first steps."""
+        """The message after the first steps: how much fits into the time."""
         seconds = pace.seconds_a_step
         left = max(0.0, self._left() / max(seconds, 1e-9))
         text = (
             f"--minutes {self.seconds / 60:g}: about {left:.0f} more steps of {seconds:.2g} s "
             f"fit, {(state.step + left) / self.sampler.epoch_steps:.1f} epochs, and "
-            f"{self._kept_free:.0f} s for what follows them. The learning rate follows the clock."
+            f"{self._reserved:.0f} s for what follows them. The learning rate follows the clock."
         )
         if state.step + left < FEW_STEPS:
             text += " That is little: a smaller --crop, --backbone or --batch gives more steps."
@@ -277,7 +277,7 @@ class TimeSchedule(EpochSchedule):
 
 
 FEW_STEPS = 200
-"""Fewer do not get far from ImageNet's weights."""
+"""With fewer, the weights hardly change from ImageNet's."""
 
 
 def make_schedule(
@@ -288,7 +288,7 @@ def make_schedule(
     validation_steps: float,
     began: float,
 ) -> EpochSchedule:
-    """What --epochs or --minutes say; the last two as TimeSchedule has them."""
+    """The schedule of --epochs or --minutes; the last two arguments as in TimeSchedule."""
     if not config.minutes:
         return EpochSchedule(sampler)
     return TimeSchedule(

@@ -1,7 +1,7 @@
-"""What is decided before the first step, and what a training is made of.
+"""Set up a training: resolve its options and build its parts.
 
-`resolve` turns options and what was found in the folder into a TrainSetup, in which nothing
-is left open; the make_* functions build the parts of a training from it.
+`resolve` turns options and a checked dataset into a TrainSetup without open options; the make_*
+functions build the parts of a training from it.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from fcnseg.training.run_folder.state import TrainState
 from fcnseg.training.schedule import ENDLESS, make_schedule
 from fcnseg.training.step import TrainStep
 from fcnseg.training.trainer import Trainer, Validate
-from fcnseg.training.unlabeled import Feed, beside, open_unlabeled
+from fcnseg.training.unlabeled import Feed, open_unlabeled, with_images
 
 COARSEST = 32  # the stride at which a feature map is smallest
 
 
 @dataclass(frozen=True, eq=False)
 class TrainSetup:
-    """A training before its first step: nothing in it is None or "auto".
+    """A training before its first step, with every option resolved.
 
-    config: the options as config.toml has them. network: with its initial weights.
-    crop: (height, width). batch: images a step, over all processes.
+    config: the options, as in config.toml. network: with its initial weights.
+    crop: (height, width). batch: batch size over all processes.
     """
 
     config: TrainConfig
@@ -68,7 +68,7 @@ class TrainSetup:
 
     @classmethod
     def of(cls, model: InitialModel, checked: CheckResult, ranks: Distributed) -> TrainSetup:
-        """From options in which crop and batch are numbers."""
+        """Create it from a model whose options have numbers for crop and batch."""
         config = model.config
         assert config.crop is not None
         assert config.batch != "auto"
@@ -93,10 +93,10 @@ class TrainSetup:
 def resolve(
     config: TrainConfig, checked: CheckResult, ranks: Distributed, callback: Callback
 ) -> TrainSetup:
-    """What the options, the data and --finetune's checkpoint say together."""
+    """Resolve all options by the data, the machine and --finetune's checkpoint."""
     suggested = checked.suggestion
     assert config.data is not None
-    assert suggested is not None, "a folder with readable training images has one"
+    assert suggested is not None, "there is one for readable training images"
     images = checked.splits.get("train", 1)
     steps_batch = suggested.batch if config.batch == "auto" else config.batch
     config = replace(
@@ -129,7 +129,7 @@ def resolve(
 
 
 def _upsample(config: TrainConfig, suggested: Suggestion) -> Upsampling | None:
-    """--upsample with "auto" decided; None where --finetune's checkpoint says it."""
+    """Resolve --upsample; None to use that of --finetune's checkpoint."""
     chosen = config.upsample or (None if config.finetune else "auto")
     if chosen != "auto":
         return chosen
@@ -141,7 +141,7 @@ def _with(model: InitialModel, **options: Any) -> InitialModel:
 
 
 def reasons(setup: TrainSetup) -> dict[str, str]:
-    """Why the data calls for the options that are as suggested, by option."""
+    """The reasons for the options that are as suggested by the data, by option."""
     suggested = setup.checked.suggestion
     if suggested is None:
         return {}
@@ -153,7 +153,7 @@ def reasons(setup: TrainSetup) -> dict[str, str]:
 
 
 def make_train_data(setup: TrainSetup) -> SegmentationDataset:
-    """The augmented images to learn from."""
+    """The training images, with augmentation."""
     config = setup.config
     rarity = class_weights(setup.checked.train_pixels, "sqrt").tolist()
     augment = Augment(
@@ -171,7 +171,7 @@ def make_train_data(setup: TrainSetup) -> SegmentationDataset:
 
 
 def make_validation_data(setup: TrainSetup) -> SegmentationDataset:
-    """The images to be scored on; those to learn from where there are no others."""
+    """The validation images; the training images if there are none."""
     return _dataset(setup, "val" if setup.checked.splits.get("val") else "train")
 
 
@@ -186,7 +186,7 @@ def _dataset(setup: TrainSetup, split: str, augment: Augment | None = None) -> S
 
 
 def make_sampler(setup: TrainSetup, images: int) -> BatchSampler:
-    """Which of so many images each step takes; OptionError where batch norm can't learn."""
+    """Make the sampler for a number of images; OptionError if batch norm has no variance."""
     config, ranks = setup.config, setup.ranks
     sampler = BatchSampler(
         images=images,
@@ -200,8 +200,8 @@ def make_sampler(setup: TrainSetup, images: int) -> BatchSampler:
     alone = smallest // config.accumulate <= ranks.size
     if alone and max(setup.crop) <= COARSEST and not config.freeze_norm:
         raise OptionError(
-            f"A crop of {_text(setup.crop)} and one image at a time leave batch norm a single "
-            "value to take the variance of.",
+            f"With a crop of {_text(setup.crop)} and one image at a time, batch norm has a single "
+            "value and no variance.",
             hint="use a larger --crop, a --batch of two or more, or --freeze-norm",
         )
     return sampler
@@ -210,7 +210,7 @@ def make_sampler(setup: TrainSetup, images: int) -> BatchSampler:
 def make_step(
     setup: TrainSetup, network: FCN | None = None, config: TrainConfig | None = None
 ) -> TrainStep:
-    """What a step changes; of another network or with other options on demand."""
+    """Make the training step; network, config: instead of the setup's."""
     config = config or setup.config
     weights = class_weights(setup.checked.train_pixels, config.class_weights)
     return TrainStep(
@@ -228,7 +228,7 @@ def make_step(
 
 
 def _feed(setup: TrainSetup, data: SegmentationDataset, sampler: BatchSampler) -> Feed:
-    """The batches from a step to the end, made ahead of time."""
+    """Make the function that loads batches from a step to the end, in advance."""
     pin = setup.ranks.device.type == "cuda"
     return lambda step: load(data, sampler.keys(step), collate, workers=setup.workers, pin=pin)
 
@@ -236,7 +236,7 @@ def _feed(setup: TrainSetup, data: SegmentationDataset, sampler: BatchSampler) -
 def _validate(
     setup: TrainSetup, data: SegmentationDataset, network: FCN, run: RunFolder
 ) -> Validate:
-    """Scores a network, as it is then, on the validation images at their own resolution."""
+    """Make the function that scores the network on validation images at their own resolution."""
     ranks, every = setup.ranks, setup.config.pictures
 
     def validate(epoch: int, callback: Callback) -> Report:
@@ -253,7 +253,7 @@ def _validate(
 
 
 def make_segmenter(setup: TrainSetup, network: FCN, precision: torch.dtype) -> Segmenter:
-    """Of a copy of the network: it may continue to learn."""
+    """Make a segmenter from a copy of the network, which may be trained further."""
     device = setup.ranks.device
     copy = fuse_for_inference(deepcopy(network), device=device, precision=precision)
     engine = TorchEngine(copy, setup.preprocess, device=device, precision=precision)
@@ -270,9 +270,9 @@ def make_trainer(
     callback: Callback,
     began: float,
 ) -> Trainer:
-    """The trainer from where the state is; the run folder gets its config and table.
+    """Make the trainer, which continues from the state; write config.toml and results.csv.
 
-    began: when the command did, by time.monotonic().
+    began: start of the command, by time.monotonic().
     """
     config, main, val_data = setup.config, setup.ranks.main, make_validation_data(setup)
     if not setup.checked.splits.get("val"):
@@ -285,7 +285,7 @@ def make_trainer(
     feed = _feed(setup, data, sampler)
     if config.unlabeled:
         seen = (setup.preprocess, setup.checked.description, setup.ranks.size)
-        feed = beside(feed, open_unlabeled(config, *seen, state, callback), setup.workers)
+        feed = with_images(feed, open_unlabeled(config, *seen, state, callback), setup.workers)
     validating = VALIDATING * len(val_data) / setup.batch
     if config.tensorboard and main:
         callback = validation.with_tensorboard(
@@ -305,7 +305,7 @@ def make_trainer(
 
 
 def _checkpoint(setup: TrainSetup) -> Checkpoint:
-    """A checkpoint in which only weights and report are to be replaced."""
+    """A checkpoint without weights and report, as a template."""
     return Checkpoint(
         setup.network.spec,
         setup.preprocess,
@@ -320,7 +320,7 @@ def _checkpoint(setup: TrainSetup) -> Checkpoint:
 
 
 def finish(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
-    """Calibrate the best checkpoint, once, and draw the worst validation images."""
+    """Calibrate the best checkpoint, unless it is already, and draw the worst validation images."""
     data = make_validation_data(setup)
     best = Checkpoint.load(run.best)
     adjust = setup.config.adjust and "class_offsets" not in best.extra
@@ -336,7 +336,7 @@ def finish(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
 
 
 def _summary(setup: TrainSetup, run: RunFolder, *, images: int, validation_images: int) -> str:
-    """One line on what is trained, and on what."""
+    """A line on the network, the data and the device."""
     spec = setup.network.spec
     weights = sum(parameter.numel() for parameter in setup.network.parameters())
     return (

@@ -1,4 +1,4 @@
-"""One step: a batch goes through, the weights move, their average follows."""
+"""One training step: forward and backward pass, optimizer step, update of the averaged weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from fcnseg.training.schedule import Average, freeze, make_optimizer, rate_facto
 
 
 class NetWithAuxHeads(nn.Module):
-    """A network and, where the coarser skips are trained too, a head for each of them.
+    """A network with auxiliary heads for the coarser strides of the decoder.
 
-    The heads are thrown away after training. With fuse=score the skips are scores already.
-    What a coarse skip says between the pixels of the decoder's grid is interpolated: its loss is
-    taken at those only, a sixteenth of the work.
+    The heads are discarded after training. With fuse=score the maps are scores already. Auxiliary
+    losses are computed on every fourth pixel only (`grid`), a sixteenth of the work: between them
+    the maps would be interpolated.
     """
 
     def __init__(self, network: FCN, *, aux: bool) -> None:
@@ -45,9 +45,9 @@ class NetWithAuxHeads(nn.Module):
                 self.heads[stride] = nn.Conv2d(spec.width, spec.num_classes, 1)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """float (N, 3, H, W) -> logits (N, K, H, W), and each coarser skip's on the grid."""
+        """float (N, 3, H, W) -> logits (N, K, H, W), and those of coarser strides on the grid."""
         maps: list[Tensor] = []
-        with self._listening(maps):
+        with self._collect(maps):
             logits = self.network(images)
         outputs = [logits]
         for stride, features in zip(self.coarse, maps, strict=True):
@@ -57,29 +57,29 @@ class NetWithAuxHeads(nn.Module):
         return outputs
 
     def on_grid(self, labels: Tensor) -> Tensor:
-        """(N, H, W) -> (N, h, w): what the coarser skips are compared with."""
+        """(N, H, W) -> (N, h, w): the labels on the grid, for the auxiliary losses."""
         step, first = self.grid
         return labels[:, first::step, first::step]
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(step, first) of the pixels that coarser maps are compared at, each way.
+        """(step, first) of the pixels of auxiliary losses, along both axes.
 
-        Every fourth, where the backbone has such a map; else those of the finest map.
+        Every fourth if the backbone has a map of stride 4; else those of the decoder's finest map.
         """
         decoder = self.network.decoder
         step = 4 if 4 in decoder.offsets else decoder.strides[-1]
         return step, int(decoder.offsets[step])
 
     def to_grid(self, maps: Tensor, stride: int) -> Tensor:
-        """(N, C, h, w) of a stride not finer than the grid, bilinearly at the grid's pixels."""
+        """Interpolate maps (N, C, h, w) of a stride bilinearly at the grid's pixels."""
         step, _ = self.grid
         factor, shift = stride // step, shift_between(self.network.decoder.offsets, stride, step)
         return upsample(maps, factor, shift, (maps.shape[-2] * factor, maps.shape[-1] * factor))
 
     @contextlib.contextmanager
-    def _listening(self, maps: list[Tensor]) -> Iterator[None]:
-        """Collect what the coarser skips give, from coarse to fine."""
+    def _collect(self, maps: list[Tensor]) -> Iterator[None]:
+        """Collect the decoder's maps at the coarser strides, from coarse to fine."""
         decoder = self.network.decoder
         modules = [decoder.entry, *decoder.rungs.values()][: len(self.coarse)]
         hooks = [
@@ -94,9 +94,9 @@ class NetWithAuxHeads(nn.Module):
 
 
 class TrainStep:
-    """All that a step changes: weights, optimiser, loss scale, average.
+    """Runs training steps; has the weights, the optimizer, the loss scale and the average.
 
-    average: holds the averaged network, which is what is evaluated and saved.
+    average: the averaged network, which is evaluated and saved.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class TrainStep:
     ) -> None:
         self.config, self.ranks, self.precision = config, ranks, precision
         self.criterion, self.preprocess = criterion, preprocess
-        torch.manual_seed(config.seed)  # whatever was tried before, the heads start the same
+        torch.manual_seed(config.seed)  # the same initial heads after a sanity check
         self.learner = NetWithAuxHeads(network, aux=config.aux > 0)
         self.learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         freeze(network.train(), config)
@@ -122,7 +122,7 @@ class TrainStep:
         if ranks.size > 1:
             self._forward = _distributed(self.learner, ranks)
         if config.compile:
-            network.backbone.compile()  # in place: names and weights stay; the average is not
+            network.backbone.compile()  # in place, keeps parameter names; not for the average
         self._parameters = [p for p in self.learner.parameters() if p.requires_grad]
 
     def __call__(
@@ -134,14 +134,14 @@ class TrainStep:
         micro_batches: int = 1,
         lr_scale: float = 1.0,
     ) -> Tensor:
-        """Move the weights by one batch; float (2,) on the device: its loss, its auxiliary losses.
+        """Train on one batch; returns float (2,) on the device: its loss, its auxiliary losses.
 
-        The first is of the final logits alone, so it can be compared between decoders; the
-        second is weighted by --aux, and gradients are of their sum. With unlabeled images float
-        (4,): their weighted loss, and the fraction of their pixels that counted (-1: not used yet).
+        The first is of the final logits only, so that it is comparable between decoders; the
+        second is weighted by --aux; gradients are of the sum. With unlabeled images float (4,):
+        also their weighted loss, and the fraction of their pixels used (-1: not used yet).
 
         step: its number from 0, of `steps`. micro_batches: gradient accumulation steps.
-        Everything random in it follows from (seed, step, rank).
+        The random numbers are determined by (seed, step, rank).
         """
         config = self.config
         torch.manual_seed(_mixed(config.seed, step, self.ranks.rank))
@@ -166,7 +166,7 @@ class TrainStep:
         return config.lr * lr_scale * factor
 
     def _backward(self, batch: Batch, micro_batches: int, *, done: float) -> Tensor:
-        """Gradients of the full batch's loss, over all ranks, summed part by part."""
+        """Accumulate gradients of the full batch's loss over micro-batches and ranks."""
         device = self.ranks.device
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
@@ -177,9 +177,9 @@ class TrainStep:
         losses = torch.zeros(2, device=device)
         chunks = list(zip(images.chunk(micro_batches), labels.chunk(micro_batches), strict=True))
         for number, (some, theirs) in enumerate(chunks):
-            with self._gradients_stay_here(number < len(chunks) - 1):
+            with self._without_sync(number < len(chunks) - 1):
                 loss, aux = self._loss(some, theirs, normalizers, done)
-                # DDP averages over ranks; the normalizers are of all ranks: a sum is wanted.
+                # DDP averages over ranks, but normalizers are summed over them: undo the mean.
                 total = loss + aux if self.learner.coarse else loss
                 self.scaler.scale(total * self.ranks.size).backward()  # type: ignore[no-untyped-call]
             losses += torch.stack([loss, aux]).detach()
@@ -189,7 +189,7 @@ class TrainStep:
         self, images: Tensor, labels: Tensor, normalizers: Sequence[Tensor], done: float
     ) -> tuple[Tensor, Tensor]:
         """The loss of the final logits and the weighted sum of the auxiliary ones, scalars."""
-        with autocast(self.ranks.device, self.precision), _clear_about_compiling():
+        with autocast(self.ranks.device, self.precision), _compile_errors():
             outputs = self._forward(self.preprocess.normalise(images))
         loss = self.criterion(outputs[0], labels, normalizers[0], done=done)
         aux = torch.zeros_like(loss)
@@ -199,15 +199,18 @@ class TrainStep:
         return loss, aux
 
     def _learn_unlabeled(self, batch: UnlabeledBatch, micro_batches: int, *, done: float) -> Tensor:
-        """Gradients of the loss on images without labels: float (2,), it and what counted."""
+        """Accumulate gradients of the loss on unlabeled images.
+
+        Returns float (2,): the loss, and the fraction of confident pixels.
+        """
         device = self.ranks.device
         weight = self.config.unlabeled_weight * unlabeled.weight_at(done)
         if not weight:
             return torch.tensor([0.0, -1.0], device=device)
         batch = UnlabeledBatch(*(each.to(device, non_blocking=True) for each in batch))
         with torch.no_grad(), autocast(device, self.precision):
-            taught = self.average.network(self.preprocess.normalise(batch.weak))
-        labels = unlabeled.targets(taught, batch.inside, self.config.confident)
+            teacher = self.average.network(self.preprocess.normalise(batch.weak))
+        labels = unlabeled.targets(teacher, batch.inside, self.config.confident)
         parts = unlabeled.mixed(batch, labels)
         pixels = batch.inside.sum()
         losses = torch.zeros((), device=device)
@@ -219,14 +222,14 @@ class TrainStep:
             losses += loss.detach()
         return torch.stack([losses, (labels != IGNORE).sum() / pixels.clamp_min(1)])
 
-    def _gradients_stay_here(self, stay: bool) -> contextlib.AbstractContextManager[None]:
-        """With several ranks, exchange gradients only with the last part of a batch."""
-        if stay and isinstance(self._forward, DistributedDataParallel):
+    def _without_sync(self, active: bool) -> contextlib.AbstractContextManager[None]:
+        """With several ranks, synchronise gradients only with the last micro-batch."""
+        if active and isinstance(self._forward, DistributedDataParallel):
             return cast(contextlib.AbstractContextManager[None], self._forward.no_sync())
         return contextlib.nullcontext()
 
     def tensors(self) -> dict[str, Any]:
-        """State dicts by name, as `restore` takes them."""
+        """State dicts by name, for `restore`."""
         return {
             "learner": self.learner.state_dict(),
             "average": self.average.network.state_dict(),
@@ -235,12 +238,12 @@ class TrainStep:
         }
 
     def restore(self, tensors: Mapping[str, Any]) -> None:
-        """Go back to what `tensors` gave; TrainingError when it belongs to another network."""
+        """Load what `tensors` returned; TrainingError when it belongs to another network."""
         try:
             self.learner.load_state_dict(tensors["learner"])
             self.average.network.load_state_dict(tensors["average"])
             self.optimizer.load_state_dict(tensors["optimizer"])
-            for group in self.optimizer.param_groups:  # its name in runs of before
+            for group in self.optimizer.param_groups:  # "share" in states of earlier versions
                 group.setdefault("lr_scale", group.get("share"))
             self.scaler.load_state_dict(tensors["scaler"])
         except (RuntimeError, *PARSE_ERRORS) as error:
@@ -252,12 +255,12 @@ class TrainStep:
 
 
 @contextlib.contextmanager
-def _clear_about_compiling() -> Iterator[None]:
-    """TrainingError where torch.compile fails, which mostly lacks a compiler."""
+def _compile_errors() -> Iterator[None]:
+    """TrainingError when torch.compile fails, usually for lack of a compiler."""
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:
-        cause = getattr(error, "inner_exception", error)  # what the backend itself said
+        cause = getattr(error, "inner_exception", error)  # the backend's error
         raise TrainingError(
             f"torch.compile can't compile this backbone here: {first_line(cause)}.",
             hint="omit --compile; it needs a C++ compiler, and Triton on a GPU",
@@ -272,7 +275,7 @@ def _distributed(learner: NetWithAuxHeads, ranks: Distributed) -> DistributedDat
 
 
 def _mixed(seed: int, step: int, rank: int) -> int:
-    """One number from three, far apart for neighbours (splitmix64's constants)."""
+    """Hash three numbers to a seed (splitmix64's constants)."""
     mixed = seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB
     mixed &= 2**64 - 1
     mixed ^= mixed >> 31

@@ -1,4 +1,4 @@
-"""Epochs of steps: watched, validated, saved, and stopped without losing anything."""
+"""The training loop: steps, validation, checkpoints, roll-backs, and stopping without loss."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ T = TypeVar("T")
 
 Validate = Callable[[int, Callback], Report]
 
-LOOK_EVERY = 10
-"""Steps between looks at the loss on a GPU: looking waits for it."""
+READ_EVERY = 10
+"""Steps between reading the losses from a GPU, which synchronises with it."""
 
 ANNOUNCED_AFTER, ANNOUNCED_SECONDS = 10, 5.0
-"""Steps, or seconds of them, after which the time of a training is known well enough."""
+"""Steps, or seconds of them, after which the duration of a training can be estimated."""
 
 ROLLBACKS = 3
-"""How often training goes back to the last good state before it gives up."""
+"""How often training returns to the last good state before it gives up."""
 
 ABOUT = ("classes", "preprocess")
-"""What the state says of the network besides its weights."""
+"""Fields of the checkpoint that are saved in the state."""
 
 SAVING_FRACTION = 0.03
-"""Of the time, at most this much is spent on saving between epochs."""
+"""Maximum fraction of the time that is spent on saving between epochs."""
 
 
 class _NotFiniteError(Exception):
@@ -47,13 +47,11 @@ class _NotFiniteError(Exception):
 
 
 class Trainer:
-    """Runs a training from where its state is to its end.
+    """Runs a training from its state to the end.
 
-    run: where everything is kept. schedule: how long it lasts. state: how far it has come
-        (it is moved on).
-    feed(step): the batches from a step on. validate(epoch, callback): scores
-        the average.
-    checkpoint: a checkpoint in which only weights and report are to be replaced.
+    run: the output folder. schedule: the length. state: the progress, which is updated.
+    feed(step): the batches from a step on. validate(epoch, callback): scores the averaged weights.
+    checkpoint: the template, without weights and report.
     """
 
     def __init__(
@@ -85,28 +83,28 @@ class Trainer:
         """Train to the end; Interrupted after a signal, TrainingError when it can't continue."""
         with StopSignal() as stop:
             if self.state.step == 0:
-                self._save()  # there is a good state from the first step on
+                self._save()  # for roll-backs in the first epoch
             try:
                 while not self.is_over():
                     self._epoch(stop)
-                if self.ranks.any(stop.requested):  # while the last epoch was scored and saved
+                if self.ranks.any(stop.requested):  # during validation of the last epoch
                     self._interrupt()
             finally:
                 self._close_feed()
 
     def is_over(self) -> bool:
-        """Whether all epochs are done, or patience is."""
+        """Whether all epochs are done, or patience is exhausted."""
         return self._agreed(self.schedule.is_over(self.state)) or self._is_patience_over()
 
     def _epoch(self, stop: StopSignal) -> None:
-        """The rest of the epoch under way, and its validation."""
+        """Run the rest of the current epoch and its validation."""
         try:
             while not self._ends_epoch():
                 self._step()
                 if self._must_stop(stop):
-                    self._look()
+                    self._read_losses()
                     self._interrupt()
-            self._look()
+            self._read_losses()
         except _NotFiniteError:
             self._roll_back()
             return
@@ -120,25 +118,25 @@ class Trainer:
         if state.unlabeled_off:
             batch = replace(batch, unlabeled=None)
         self._of = self._agreed(self.schedule.steps(state))
-        loss = self._with_less_memory(batch)
+        loss = self._run_step(batch)
         self._losses.append(loss)
         state.step += 1
-        if len(self._losses) >= self._look_every():
-            self._look()
+        if len(self._losses) >= self._read_every():
+            self._read_losses()
         seconds = time.perf_counter() - began
         state.seconds += seconds
         state.epoch_seconds += seconds
         self._pace.add(self.sampler.step_images(state.step - 1), seconds)
         self._announce()
-        self._tell_step()
-        pause = self.config.save_every  # a huge network is saved less often than is asked for
+        self._report_step()
+        pause = self.config.save_every  # huge networks are saved less often than requested
         pause = pause and max(pause, self._saving / SAVING_FRACTION)
         if time.monotonic() - self._saved_at >= pause:
-            self._look()
+            self._read_losses()
             self._save()
 
     def _announce(self) -> None:
-        """Say, once, how long it will take, or how much fits into the time."""
+        """Report once how long it will take, or how much fits into the time."""
         pace = self._pace
         known = pace.steps > 1 and pace.steps * pace.seconds_a_step >= ANNOUNCED_SECONDS
         if self._announced or not (known or pace.steps >= ANNOUNCED_AFTER):
@@ -148,31 +146,31 @@ class Trainer:
             self.callback(Message(text))
 
     def _ends_epoch(self) -> bool:
-        """Whether the epoch is over and is to be scored."""
+        """Whether the epoch is over and has to be scored."""
         pace, seconds = self._pace.seconds_a_step, self._validation_seconds
         started = self.state.epoch_seconds > 0 or self.state.loss_steps > 0
         return self._agreed(started and self.schedule.ends_epoch(self.state, pace, seconds))
 
     def _agreed(self, value: T) -> T:
-        """The main process's value: clocks differ, numbers of epochs do not."""
+        """With --minutes, the main process's value, because clocks differ between processes."""
         return self.ranks.broadcast(value) if self.config.minutes else value
 
     @property
     def _epoch_number(self) -> int:
-        """That of the last step, from 1."""
+        """The epoch of the last step, from 1."""
         return max(1, -(-self.state.step // self.sampler.epoch_steps))
 
     def _must_stop(self, stop: StopSignal) -> bool:
-        """Whether some rank wants to stop; on GPUs asked now and then, asking waits for them."""
-        if self.ranks.size > 1 and self.state.step % self._look_every():
+        """Whether any rank has to stop; not checked at every step on GPUs: that synchronises."""
+        if self.ranks.size > 1 and self.state.step % self._read_every():
             return False
         return self.ranks.any(stop.requested)
 
-    def _look_every(self) -> int:
-        return 1 if self.ranks.device.type == "cpu" else LOOK_EVERY
+    def _read_every(self) -> int:
+        return 1 if self.ranks.device.type == "cpu" else READ_EVERY
 
-    def _with_less_memory(self, batch: Batch) -> torch.Tensor:
-        """A step; where memory runs out, the same in twice as many micro-batches, from then on."""
+    def _run_step(self, batch: Batch) -> torch.Tensor:
+        """Run a step; if memory runs out, double the number of micro-batches and repeat it."""
         state = self.state
         while True:
             try:
@@ -201,8 +199,8 @@ class Trainer:
         text = f"Memory ran out: each step is now computed in {state.micro_batches} micro-batches."
         self.callback(Message(text, "warning"))
 
-    def _look(self) -> None:
-        """Read the losses of the last steps; raise if one is not a number."""
+    def _read_losses(self) -> None:
+        """Read the losses of the last steps from the device; raise if one is not finite."""
         for losses in torch.stack(self._losses).tolist() if self._losses else []:
             if not math.isfinite(sum(losses)):
                 raise _NotFiniteError
@@ -210,7 +208,7 @@ class Trainer:
         self._losses.clear()
 
     def _roll_back(self) -> None:
-        """Continue from the last saved state with half the learning rate; in the end, give up."""
+        """Return to the last saved state with half the learning rate; give up after ROLLBACKS."""
         before = self.state
         lr_scale, rollbacks, step = before.lr_scale / 2, before.rollbacks + 1, before.step
         self._losses.clear()
@@ -235,9 +233,9 @@ class Trainer:
         )
 
     def _finish_epoch(self, stop: StopSignal) -> None:
-        """Score the average, write the checkpoints, the row and the state, in this order.
+        """Validate the averaged weights; write the checkpoints, the row and the state, in order.
 
-        A kill in between loses nothing: the state still says that the epoch is unscored.
+        Being killed in between loses nothing: by the state the epoch is not scored yet.
         """
         state, began = self.state, time.perf_counter()
         report = self.validate(self._epoch_number, self._stopping(stop))
@@ -291,14 +289,14 @@ class Trainer:
         return self.state.is_patience_over(self.config.patience)
 
     def _stopping(self, stop: StopSignal) -> Callback:
-        """A callback that interrupts the validation when the user wants to stop."""
+        """A callback that interrupts the validation when a stop is requested."""
 
-        def listen(event: Event) -> None:
+        def check(event: Event) -> None:
             self.callback(event)
             if stop.requested and self.ranks.size == 1:
                 self._interrupt()
 
-        return listen
+        return check
 
     def _interrupt(self) -> NoReturn:
         self._save()
@@ -329,7 +327,7 @@ class Trainer:
             self._batches.close()
             self._batches = None
 
-    def _tell_step(self) -> None:
+    def _report_step(self) -> None:
         state, sampler = self.state, self.sampler
         number = self._epoch_number
         inside = state.step - (number - 1) * sampler.epoch_steps

@@ -1,8 +1,8 @@
-"""Learning from images without labels: consistency of predictions, as in mean teacher and FixMatch.
+"""Semi-supervised training with unlabeled images: consistency, as in mean teacher and FixMatch.
 
-The averaged weights (the teacher) predict an image that was only scaled, cropped and flipped. Where
-they are confident, their classes are what the network (the student) has to predict for the same
-crop with strong changes of color and blur, parts of it covered by another image (CutMix).
+The averaged weights (the teacher) predict an image that was only scaled, cropped and flipped.
+Their confident predictions are the labels of the network (the student) for the same crop with
+strong color augmentation and blur, parts of it covered by another image (CutMix).
 
 Sources: Tarvainen & Valpola, Mean teachers are better role models (NeurIPS 2017): the averaged
 weights as teacher, the ramp; Sohn et al., FixMatch (NeurIPS 2020): confident predictions of a
@@ -46,17 +46,17 @@ from fcnseg.training.schedule import ENDLESS
 Feed = Callable[[int], Generator[Batch, None, None]]
 """The batches from a step to the end."""
 
-ALONE = 0.2
-"""Of the training, this much is learned from labels alone: a bad teacher teaches its mistakes."""
+LABELED_ONLY = 0.2
+"""Initial fraction of the training without unlabeled images, until the teacher is good enough."""
 
 RAMP = 0.2
-"""Of the training, the weight of the loss rises over this much after that."""
+"""Fraction of the training after that over which the weight of the loss rises."""
 
-STRONG_COLOR, BLUR, MOST_BLUR = 0.6, 0.5, 2.0
-"""Of the strong changes: that of color, the chance of a blur, its largest sigma in pixels."""
+STRONG_COLOR, BLUR, MAX_BLUR = 0.6, 0.5, 2.0
+"""Strong augmentation: of color, probability of a blur, its largest sigma in pixels."""
 
 EPOCHS_BELOW = 3
-"""After so many epochs in a row below the best of the labels alone, unlabeled images are off."""
+"""Consecutive epochs below the best with labels only, after which unlabeled images are off."""
 
 HARMFUL = (
     f"The unlabeled images reduce accuracy: {EPOCHS_BELOW} epochs in a row were below the best "
@@ -65,9 +65,10 @@ HARMFUL = (
 
 
 def find_unlabeled(folder: Path, description: Description, callback: Callback) -> tuple[Path, ...]:
-    """The images of a folder that can be read and are none of the dataset's, by their contents.
+    """Find the readable images of a folder, without duplicates and images of the dataset.
 
-    OptionError where none is left. The callback hears what is skipped.
+    Images are compared by content. OptionError if there are none. The callback receives what is
+    skipped.
     """
     if not folder.is_dir():
         what = "is a file; a folder is needed" if folder.exists() else "is not there"
@@ -103,10 +104,10 @@ def find_unlabeled(folder: Path, description: Description, callback: Callback) -
 
 
 class Views(NamedTuple):
-    """A crop of an image without labels, twice.
+    """Two augmentations of the same crop of an unlabeled image.
 
-    weak, strong: uint8 (H, W, 3) RGB. inside: bool (H, W), whether the image is there.
-    covered: bool (H, W), where another image of the batch is laid over the strong one.
+    weak, strong: uint8 (H, W, 3) RGB. inside: bool (H, W), False for padding.
+    covered: bool (H, W), where another image of the batch covers the strong one (CutMix).
     """
 
     weak: NDArray[np.uint8]
@@ -117,9 +118,9 @@ class Views(NamedTuple):
 
 @dataclass(frozen=True)
 class UnlabeledImages:
-    """Views of images; all that is random about them follows from (seed, epoch, index).
+    """Views of images; their random numbers are determined by (seed, epoch, index).
 
-    batch: how many a step takes.
+    batch: how many each step uses.
     """
 
     paths: Sequence[Path]
@@ -133,19 +134,19 @@ class UnlabeledImages:
 
     def __getitem__(self, key: tuple[int, int]) -> Views:
         image = read_image(self.paths[key[1]])
-        rng = np.random.default_rng((self.seed, *key, 1))  # 1: not what labelled images draw
+        rng = np.random.default_rng((self.seed, *key, 1))  # 1: other numbers than labelled images
         side, fill = self.preprocess.short_side, tuple(round(255 * m) for m in self.preprocess.mean)
         scale = 1.0 if side is None else side / min(image.shape[:2])
         everywhere = np.zeros(image.shape[:2], np.uint8)
         weak, labels = self.augment(image, everywhere, rng, fill=fill, base_scale=scale)
         strong = mix_channels(weak, color_matrix(STRONG_COLOR, rng))
         if rng.random() < BLUR:
-            strong = blurred(strong, rng.uniform(0.1, MOST_BLUR))
+            strong = blurred(strong, rng.uniform(0.1, MAX_BLUR))
         return Views(weak, strong, labels != IGNORE, rectangle(labels, rng))
 
 
 def collate_views(views: Sequence[Views]) -> UnlabeledBatch:
-    """Views of one size, stacked."""
+    """Stack views of the same size."""
     arrays = (np.stack(each) for each in zip(*views, strict=True))
     return UnlabeledBatch(*map(torch.from_numpy, arrays))
 
@@ -158,9 +159,9 @@ def open_unlabeled(
     state: TrainState,
     callback: Callback,
 ) -> UnlabeledImages:
-    """The images of --unlabeled, their number noted in the state.
+    """Open the images of --unlabeled and record their number in the state.
 
-    OptionError where they can't be used, or on resuming are not those of before.
+    OptionError if they are not supported, or if their number differs when a run is resumed.
     """
     if preprocess.bands is not None or processes > 1:
         raise OptionError(
@@ -182,8 +183,8 @@ def open_unlabeled(
     return UnlabeledImages(paths, augment, preprocess, config.seed, int(config.batch))
 
 
-def beside(feed: Feed, images: UnlabeledImages, workers: int) -> Feed:
-    """A feed of batches, each with as many unlabeled images beside it."""
+def with_images(feed: Feed, images: UnlabeledImages, workers: int) -> Feed:
+    """Add unlabeled images to the batches of a feed."""
     sampler = BatchSampler(len(images), images.batch, ENDLESS, images.seed)
     return lambda step: with_unlabeled(
         feed(step), load(images, sampler.keys(step), collate_views, workers=workers)
@@ -191,14 +192,14 @@ def beside(feed: Feed, images: UnlabeledImages, workers: int) -> Feed:
 
 
 def weight_at(done: float) -> float:
-    """0..1, how much the loss counts after a fraction of the training."""
-    if done < ALONE:
+    """The weight of the loss, 0..1, after a fraction of the training."""
+    if done < LABELED_ONLY:
         return 0.0
-    return math.exp(-5 * (1 - min(1.0, (done - ALONE) / RAMP)) ** 2)
+    return math.exp(-5 * (1 - min(1.0, (done - LABELED_ONLY) / RAMP)) ** 2)
 
 
 def targets(logits: Tensor, inside: Tensor, threshold: float) -> Tensor:
-    """int64 (N, H, W): the teacher's classes where it is confident, else 255.
+    """Pseudo-labels int64 (N, H, W): the teacher's classes if it is confident, else 255.
 
     logits: (N, K, H, W). inside: bool (N, H, W).
     """
@@ -207,20 +208,20 @@ def targets(logits: Tensor, inside: Tensor, threshold: float) -> Tensor:
 
 
 def mixed(batch: UnlabeledBatch, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The strong images and their labels, each with a part of its neighbour laid over it."""
+    """CutMix: the strong images and their labels, each partly covered by its neighbour."""
     images = torch.where(batch.covered[..., None], batch.strong.roll(1, 0), batch.strong)
     return images, torch.where(batch.covered, labels.roll(1, 0), labels)
 
 
 def consistency(logits: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
-    """Cross entropy of the confident pixels, over all `pixels` of the batch: a scalar."""
+    """Cross entropy, summed over confident pixels, divided by all `pixels`: a scalar."""
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
     return total / pixels.clamp_min(1)
 
 
 @contextlib.contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Running statistics of batch norms stay: they are of images as they are."""
+    """Do not update running statistics of batch norms, which describe unmodified images."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]
     try:
@@ -233,9 +234,9 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def harms(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last epochs were all below the best that the labels alone had reached.
+    """Whether the last epochs were all below the best mIoU reached with labels only.
 
-    rows: the finished epochs; "confident" is None of those in which only labels were learned.
+    rows: the finished epochs; "confident" is None in epochs without unlabeled images.
     """
     alone = [row["miou"] for row in rows if row.get("confident") is None]
     after = [row["miou"] for row in rows if row.get("confident") is not None]

@@ -1,17 +1,18 @@
-"""What validation images are used for beside the scores.
+"""Validation images beyond scores: drawings, TensorBoard's log, calibration, logit adjustment.
 
-Images of how training goes: the same few each time, the worst at the end; TensorBoard's log. After
-training, what is chosen on them: a temperature, an offset for each class.
+During training the same few images are drawn, at the end the worst. After training, a temperature
+and an offset for each class are fitted to them.
 
-Temperature (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017): logits are divided
-by the number that makes the labels most likely. No prediction changes, only its confidence.
+Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017): logits are
+divided by the number that maximises the likelihood of the labels. It changes no label, only
+confidence.
 
-Offsets (logit adjustment; Menon et al., ICLR 2021): a number added to each class's logit. Theirs
-follow the class's frequency; here those are sought that raise the mean IoU, which counts a rare
-class as much as a frequent one, while the loss counts pixels.
+Offsets (logit adjustment; Menon et al., ICLR 2021): a number added to each class's logit. In the
+paper they follow from class frequencies; here they maximise the mean IoU, which weights classes
+equally, while the loss weights pixels equally.
 
-Both are done once, in the weights of the score layers, so that every engine and every exported
-file has them for nothing.
+Both are folded into the weights of the score layers, so that they work in every engine and
+exported file at no cost.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from fcnseg.progress import Callback, EpochEnd, Event, Message
 from fcnseg.training.initial_weights import class_axes
 
 SHOWN = 4
-"""Validation images that are drawn again and again."""
+"""Validation images that are drawn repeatedly."""
 
 WORST = 6
 
@@ -50,7 +51,7 @@ ALPHA = 0.6
 def draw_same(
     predict: PredictLabels, dataset: LabelledImages, folder: Path, *, epoch: int
 ) -> list[Path]:
-    """Image, labels and prediction of a few images spread over the dataset, one file each."""
+    """Draw image, labels and prediction of a few images spread over the dataset, a file each."""
     written = []
     for index in range(0, len(dataset), max(1, len(dataset) // SHOWN))[:SHOWN]:
         sample = dataset[index]
@@ -61,7 +62,7 @@ def draw_same(
 
 
 def draw_worst(predict: PredictLabels, dataset: LabelledImages, folder: Path) -> list[Path]:
-    """The images with the lowest pixel accuracy, the worst first."""
+    """Draw the images with the lowest pixel accuracy, the worst first."""
     samples = (dataset[index] for index in range(len(dataset)))
     accuracies = [_pixel_accuracy(one, predict([one.image])[0]) for one in samples]
     written = []
@@ -75,7 +76,7 @@ def draw_worst(predict: PredictLabels, dataset: LabelledImages, folder: Path) ->
 
 
 def _pixel_accuracy(sample: Sample, predicted: NDArray[np.uint8]) -> float:
-    """Pixel accuracy of one image; 1 where nothing is labelled."""
+    """Pixel accuracy of one image; 1 if nothing is labelled."""
     labelled = sample.labels != IGNORE
     return float((predicted == sample.labels)[labelled].mean()) if labelled.any() else 1.0
 
@@ -83,7 +84,7 @@ def _pixel_accuracy(sample: Sample, predicted: NDArray[np.uint8]) -> float:
 def _beside(
     sample: Sample, predicted: NDArray[np.uint8], dataset: LabelledImages, text: str
 ) -> NDArray[np.uint8]:
-    """(image, labels, prediction, what is wrong) in a row with their captions."""
+    """Image, labels, prediction and wrong pixels side by side, with captions."""
     image = dataset.to_rgb(sample.image)
     wrong = np.where((sample.labels != IGNORE) & (predicted != sample.labels), 255, 0)
     panels: Sequence[tuple[NDArray[np.uint8], str]] = (
@@ -96,15 +97,15 @@ def _beside(
 
 
 def _flat(name: str) -> str:
-    """A sample's name as part of a file's."""
+    """A sample's name without path separators, for a file name."""
     return name.replace("/", "_").replace("\\", "_")
 
 
 def with_tensorboard(callback: Callback, folder: Path, *, epochs_done: int = 0) -> Callback:
     """A callback that also writes each epoch's row and class IoUs as scalars into a folder.
 
-    epochs_done: rows that are there already; what a killed run wrote beyond them is
-    taken back. MissingExtra without the extra "log".
+    epochs_done: epochs logged already; those that a killed run logged after them are purged.
+    MissingExtra without the extra "log".
     """
     try:
         tensorboard: Any = importlib.import_module("torch.utils.tensorboard")
@@ -112,7 +113,7 @@ def with_tensorboard(callback: Callback, folder: Path, *, epochs_done: int = 0) 
         raise MissingExtra("--tensorboard", "log") from None
     writer = tensorboard.SummaryWriter(str(folder), purge_step=epochs_done + 1)
 
-    def listen(event: Event) -> None:
+    def log(event: Event) -> None:
         if isinstance(event, EpochEnd):
             for name, value in event.values.items():
                 if name != "epoch":
@@ -123,23 +124,23 @@ def with_tensorboard(callback: Callback, folder: Path, *, epochs_done: int = 0) 
             writer.flush()
         callback(event)
 
-    return listen
+    return log
 
 
 IMAGES, PIXELS = 64, 4000
-"""How many images are looked at, and how many pixels of each."""
+"""Number of images in the sample, and of pixels of each."""
 
 LIMIT = 10.0
-"""Temperatures are looked for between 1 / LIMIT and LIMIT."""
+"""Temperatures are between 1 / LIMIT and LIMIT."""
 
 STEPS = torch.arange(-8, 9, dtype=torch.float64) / 5
-"""By how much the logit of a class may be shifted at a time: -1.6 to 1.6."""
+"""Candidate changes of a class's offset: -1.6 to 1.6."""
 
 SWEEPS = 3
-"""How often each class has its turn."""
+"""Maximum number of passes over the classes."""
 
-PART = 0.75
-"""Of the best offsets that is taken: it has nearly all of the gain and trusts the sample less."""
+SHRINKAGE = 0.75
+"""Factor of the best offsets: keeps nearly all of the gain and overfits the sample less."""
 
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """An image uint8 (H, W, 3) -> float32 (K, H, W)."""
@@ -147,9 +148,9 @@ Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class LabelledLogits:
-    """Pixels spread over images spread over a dataset.
+    """A sample of pixels, evenly spaced in evenly spaced images of a dataset.
 
-    logits: float64 (P, K). labels: int64 (P,). images: int64 (P,), the number of each one's image.
+    logits: float64 (P, K). labels: int64 (P,). images: int64 (P,), the index of each pixel's image.
     """
 
     logits: Tensor
@@ -158,7 +159,7 @@ class LabelledLogits:
 
     @classmethod
     def of(cls, logits_of: Logits, dataset: LabelledImages) -> LabelledLogits:
-        """At most PIXELS labelled pixels of each of about IMAGES images."""
+        """Sample about PIXELS labelled pixels of each of about IMAGES images."""
         logits = [torch.empty(0, len(dataset.classes))]
         labels = [torch.empty(0, dtype=torch.long)]
         images = [torch.empty(0, dtype=torch.long)]
@@ -173,11 +174,11 @@ class LabelledLogits:
         return cls(torch.cat(logits).double(), torch.cat(labels), torch.cat(images))
 
     def __add__(self, offsets: Tensor) -> LabelledLogits:
-        """With a number added to each class's logit: (K,)."""
+        """A copy with offsets (K,) added to the logits."""
         return replace(self, logits=self.logits + offsets)
 
     def part(self, chosen: Tensor) -> LabelledLogits:
-        """The pixels where a boolean (P,) is true."""
+        """The pixels selected by a boolean (P,)."""
         return LabelledLogits(self.logits[chosen], self.labels[chosen], self.images[chosen])
 
     def miou(self) -> float:
@@ -188,21 +189,21 @@ class LabelledLogits:
 
 
 def best_temperature(sample: LabelledLogits) -> float:
-    """The temperature under which the labels are most likely; 1.0 without a pixel."""
+    """The temperature that maximises the likelihood of the labels; 1.0 without pixels."""
     if not len(sample.labels):
         return 1.0
 
-    def surprise(log_scale: float) -> float:
+    def nll(log_scale: float) -> float:
         return float(F.cross_entropy(sample.logits * math.exp(log_scale), sample.labels))
 
     # Convex in the scale, so a golden section finds the minimum.
-    return math.exp(-_golden_section(surprise, -math.log(LIMIT), math.log(LIMIT)))
+    return math.exp(-_golden_section(nll, -math.log(LIMIT), math.log(LIMIT)))
 
 
 def _golden_section(
     function: Callable[[float], float], low: float, high: float, *, width: float = 1e-4
 ) -> float:
-    """Where a function with one minimum has it."""
+    """Return where a unimodal function has its minimum."""
     ratio = (math.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     at_left, at_right = function(left), function(right)
@@ -219,7 +220,7 @@ def _golden_section(
 
 
 def with_temperature(checkpoint: Checkpoint, temperature: float) -> Checkpoint:
-    """The checkpoint with all logits divided by a temperature, which its `extra` remembers."""
+    """Divide a checkpoint's logits by a temperature, which is recorded in `extra`."""
     # Scores are linear in these tensors, and what follows them is linear in the scores.
     scores = [name for name in class_axes(checkpoint.spec) if ".upsamples." not in name]
     weights = dict(checkpoint.weights)
@@ -232,17 +233,17 @@ def with_temperature(checkpoint: Checkpoint, temperature: float) -> Checkpoint:
 
 @dataclass(frozen=True)
 class Offsets:
-    """values: float64 (K,), to add to the logits. gains: of mean IoU, on each half of the images by
-    the offsets that suit the other half: what images may gain that had no part in the choice."""
+    """values: float64 (K,), to add to the logits. gains: of mean IoU, on each half of the images
+    with the offsets fitted to the other half (2-fold cross-validation)."""
 
     values: Tensor
     gains: tuple[float, float]
 
 
 def best_offsets(sample: LabelledLogits) -> Offsets | None:
-    """The offsets that raise the mean IoU; None unless both halves of the images gain.
+    """The offsets that maximise the mean IoU; None unless both halves of the images gain.
 
-    A half is the first or the last of the images in their order, as neighbours may be alike.
+    The halves are the first and the last images, because neighbours may be similar.
     """
     if len(sample.labels) == 0:
         return None
@@ -251,16 +252,16 @@ def best_offsets(sample: LabelledLogits) -> Offsets | None:
     if any(len(half.labels) == 0 for half in halves):
         return None
     gains = [
-        (other + PART * _seek(half)).miou() - other.miou()
+        (other + SHRINKAGE * _seek(half)).miou() - other.miou()
         for half, other in (halves, reversed(halves))
     ]
     if min(gains) <= 0:
         return None
-    return Offsets(PART * _seek(sample), (gains[0], gains[1]))
+    return Offsets(SHRINKAGE * _seek(sample), (gains[0], gains[1]))
 
 
 def _seek(sample: LabelledLogits) -> Tensor:
-    """One class after the other is shifted to where the mean IoU is highest."""
+    """Coordinate ascent: shift one class after the other to the highest mean IoU."""
     classes = sample.logits.shape[1]
     offsets = torch.zeros(classes, dtype=torch.float64)
     for _ in range(SWEEPS):
@@ -273,12 +274,12 @@ def _seek(sample: LabelledLogits) -> Tensor:
 
 
 def _best_step(logits: Tensor, labels: Tensor, index: int) -> float:
-    """The one of STEPS for the logit of a class with which the mean IoU is highest."""
+    """The one of STEPS for a class's logit that gives the highest mean IoU."""
     classes = logits.shape[1]
     own = logits[:, index].clone()
     logits[:, index] = -math.inf
     highest, second = logits.max(1)
-    margin = highest - own  # the class is predicted where its step is larger than this
+    margin = highest - own  # the class is predicted if its step is larger than this
     lines = labels * classes
     scores = []
     for step in STEPS:
@@ -298,9 +299,10 @@ def _miou(counts: Tensor) -> float:
 
 
 def with_offsets(checkpoint: Checkpoint, offsets: Sequence[float]) -> Checkpoint | None:
-    """The checkpoint with a number added to each class's logit, which its `extra` remembers.
+    """Add offsets to a checkpoint's logits; they are recorded in `extra`.
 
-    offsets: K numbers. None where no bias can do it: a learned upsampling need not keep a constant.
+    offsets: K numbers. None if no bias can add them, as with learned upsampling, which does not
+    preserve constants.
     """
     layers = ("decoder.entry.", "decoder.rungs.", "decoder.head.")
     names = [name for name in class_axes(checkpoint.spec) if name.startswith(layers)]
@@ -317,7 +319,7 @@ def with_offsets(checkpoint: Checkpoint, offsets: Sequence[float]) -> Checkpoint
 def calibrate(
     checkpoint: Checkpoint, sample: LabelledLogits, callback: Callback, *, adjust: bool, scale: bool
 ) -> Checkpoint:
-    """The checkpoint with offsets (adjust) and a temperature (scale), told to the callback.
+    """Fold offsets (adjust) and a temperature (scale) into a checkpoint; report both.
 
     sample: of the checkpoint's own logits.
     """

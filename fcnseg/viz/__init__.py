@@ -1,6 +1,4 @@
-"""Heatmaps and figures. Here: what a tile of a page is, and a frame that is drawn, with its labels
-and what the network makes of it.
-"""
+"""Heatmaps and figures. Here: the panels of a figure, and frames with labels and predictions."""
 
 from __future__ import annotations
 
@@ -32,13 +30,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Tile:
-    """One image of a page.
+class Panel:
+    """One image of a figure, with a caption.
 
-    image: uint8 (H, W, 3) RGB; all tiles of a page have one size.
-    title: what it shows; note: a figure or two, written fainter behind it.
-    color: RGB of the mark before the title; None: no mark.
-    scale: what its own colors mean; None: see the page's.
+    image: uint8 (H, W, 3) RGB; all panels of a page have the same size.
+    title: what it shows; note: values, in fainter text after the title.
+    color: RGB of the square before the title; None: no square.
+    scale: its own color scale; None: that of the page.
     """
 
     image: Rgb
@@ -68,16 +66,16 @@ class LabelledFrame(Frame):
 
 
 IGNORED: Color = (205, 205, 205)
-"""Pixels without a label, on maps of what is right and wrong."""
+"""Color of pixels without a label, on maps of errors and changes."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A frame, and what the network makes of it, computed when an item asks for it.
+    """A frame and its prediction, which is computed on first access.
 
-    at: x and y of the pixel that items about a score explain; None: all of a class.
-    callback: hears how far slow items are.
-    beside: names and models that `partial-sums` compares with, of the same classes in any order.
+    at: x and y of the pixel whose score is explained; None: all pixels of a class.
+    callback: receives the progress of slow items.
+    beside: names and models to compare with in `partial-sums`, with the same classes in any order.
     """
 
     figures: HeatmapFigures
@@ -87,7 +85,7 @@ class View:
     callback: Callback = no_callback
 
     def __post_init__(self) -> None:
-        """OptionError for a pixel that the image does not have."""
+        """OptionError for a pixel outside the image."""
         height, width = self.frame.size
         if self.at is not None and not (self.at[0] < width and self.at[1] < height):
             x, y = self.at
@@ -104,7 +102,7 @@ class View:
     @property
     def truth(self) -> Labels:
         """uint8 (H, W): the labels, 255 = ignore."""
-        assert isinstance(self.frame, LabelledFrame), "whoever opens the source sees to it"
+        assert isinstance(self.frame, LabelledFrame), "the source has labels"
         assert self.frame.labels is not None
         return self.frame.labels
 
@@ -114,27 +112,27 @@ class View:
         pixels = [self.frame.pixels]
         return self.segmenter.predict(pixels, confidence=True, probabilities=True)[0]
 
-    def tell(self, task: str, done: int, total: int) -> None:
-        """Say how far a slow item is."""
+    def report(self, task: str, done: int, total: int) -> None:
+        """Report the progress of a slow item."""
         self.callback(Progress(task, done, total, "passes"))
 
     def drawn_by(self, figures: HeatmapFigures) -> View:
-        """The same prediction in other figures."""
+        """A copy with other figures and the same prediction."""
         view = replace(self, figures=figures)
-        vars(view)["predicted"] = self.predicted  # where cached_property keeps it
+        vars(view)["predicted"] = self.predicted  # fills the cached_property
         return view
 
     @property
     def probabilities(self) -> Floats:
         """float32 (K, H, W)."""
-        assert self.predicted.probabilities is not None, "they were asked for"
+        assert self.predicted.probabilities is not None, "they were requested"
         return self.predicted.probabilities
 
     @cached_property
     def subjects(self) -> tuple[int, ...]:
-        """The classes that items about one class draw.
+        """The classes drawn by items about one class.
 
-        Those of --class, else that of --at, else the largest found.
+        Those of --class, else the predicted class at --at, else the largest one in the prediction.
         """
         figures = self.figures
         if len(figures.chosen) < len(self.segmenter.classes):
@@ -148,15 +146,15 @@ class View:
         return (int(counts.argmax()),)
 
     def heat_on(self, image: Rgb, values: Floats) -> Rgb:
-        """Values (H, W) of 0..1 as colors over an RGB image (H, W, 3)."""
+        """Values (H, W) in 0..1 as a heatmap over an RGB image (H, W, 3)."""
         return heatmap(image, values, alpha=self.figures.alpha)
 
     def on_frame(
         self, cells: NDArray[np.floating], size: tuple[int, ...], stride: int, offset: float
     ) -> Floats:
-        """A map's elements (h, w), of a network that sees `size`, as an image of the frame's size.
+        """Resize a map (h, w) to the frame's size: each pixel has the value of the nearest element.
 
-        offset: the pixel that element 0 lies at. Each pixel has the value of the nearest element.
+        size: of the network's input. offset: the pixel position of element 0.
         """
         seen = cell_map(np.asarray(cells, np.float32), size, stride, offset)
         return seen[nearest(self.frame.size, seen.shape)]
@@ -169,14 +167,14 @@ class View:
         """The name of a class."""
         return self.segmenter.classes.names[index]
 
-    def heat(self, values: Floats, title: str, note: str, meaning: str, **more: Color) -> Tile:
-        """Values 0..1 as a heatmap."""
+    def heat(self, values: Floats, title: str, note: str, meaning: str, **more: Color) -> Panel:
+        """A panel with values in 0..1 as a heatmap over the frame."""
         drawn = self.heat_on(grey(self.frame.image), values)
-        return Tile(drawn, title, note, scale=self.heat_scale("1", meaning), **more)
+        return Panel(drawn, title, note, scale=self.heat_scale("1", meaning), **more)
 
 
 def paint(image: Rgb, areas: list[tuple[Mask, Color]], ignored: Mask) -> Rgb:
-    """Areas in their colors on a darker grey image (H, W, 3), so that they stand out from it."""
+    """Draw areas in their colors over a darkened grey image (H, W, 3)."""
     drawn = (grey(image) * 0.45).astype(np.uint8)
     drawn[ignored] = IGNORED
     for area, color in areas:
@@ -185,7 +183,7 @@ def paint(image: Rgb, areas: list[tuple[Mask, Color]], ignored: Mask) -> Rgb:
 
 
 def torch_engine(view: View, item: str) -> TorchEngine:
-    """The engine, for items that look inside the network; OptionError for an exported file."""
+    """The engine, for items that inspect the network; OptionError for an exported file."""
     engine = view.segmenter.engine
     if engine.shows_network:
         return cast("TorchEngine", engine)
@@ -201,10 +199,10 @@ def torch_engine(view: View, item: str) -> TorchEngine:
 
 
 def plain_network(view: View, item: str) -> FCN:
-    """The network in float32 with gradients, on the engine's device.
+    """The network in float32, differentiable, on the engine's device.
 
-    An engine's own is fused further, and some of that has no gradients. OptionError for an
-    exported file.
+    The engine's own network has fused operators without gradients. OptionError for an exported
+    file.
     """
     engine = torch_engine(view, item)
     path = view.segmenter.path
@@ -218,7 +216,7 @@ def _built(path: Path, device: str) -> FCN:
     from fcnseg.engines.fuse import fold_batch_norms, random_images
 
     network = Checkpoint.load(path).build()
-    # Half of the time of a gradient was the batch norms', and that of copies to other layouts.
+    # Batch norms and copies to other memory layouts took half of the time of a gradient.
     folded = fold_batch_norms(network, random_images(network.spec.in_channels))
     folded.requires_grad_(False)
     folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -226,7 +224,7 @@ def _built(path: Path, device: str) -> FCN:
 
 
 def network_input(view: View, network: FCN) -> tuple[Tensor, tuple[int, int]]:
-    """The frame as the network takes it, float (1, C, H, W) padded, and its size before that."""
+    """The network's input for the frame, padded float (1, C, H, W), and its size before padding."""
     pixels = view.segmenter.prepare([view.frame.pixels])
     import torch
 
@@ -238,9 +236,9 @@ def network_input(view: View, network: FCN) -> tuple[Tensor, tuple[int, int]]:
 
 
 def cell_map(cells: Floats, size: tuple[int, ...], stride: int, offset: float) -> Floats:
-    """Cells (h, w) as an image of (height, width): each pixel has its nearest cell's value.
+    """Resize cells (h, w) to (height, width): each pixel has the value of the nearest cell.
 
-    offset: the pixel that cell 0 lies at.
+    offset: the pixel position of cell 0.
     """
     rows, columns = (
         np.clip(np.floor((np.arange(length) - offset) / stride + 0.5).astype(int), 0, last - 1)
@@ -250,7 +248,7 @@ def cell_map(cells: Floats, size: tuple[int, ...], stride: int, offset: float) -
 
 
 def nearest(size: tuple[int, int], of: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
-    """The index that resizes an array of the shape `of` to a size, by nearest pixels."""
+    """The index that resizes an array of shape `of` to a size by nearest-neighbour sampling."""
     rows, columns = (
         ((np.arange(length) + 0.5) * have / length).astype(np.intp)
         for length, have in zip(size, of, strict=True)

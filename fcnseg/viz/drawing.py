@@ -1,4 +1,4 @@
-"""Drawings: text, boxes and images at their places, as pixels, SVG or PDF; colors of values."""
+"""Drawings of text, boxes and images, as pixels, SVG or PDF; color scales."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Theme:
-    """Red, green and blue, 0..255, of the paper, of text, and of text that is less important."""
+    """RGB colors, 0..255: background, text, and secondary text."""
 
     paper: Color
     ink: Color
@@ -43,7 +43,7 @@ THEMES = {
 
 @dataclass(frozen=True)
 class Words:
-    """A line of text of a size in pixels; its upper left corner."""
+    """A line of text: its upper left corner, and its size in pixels."""
 
     left: float
     top: float
@@ -65,7 +65,7 @@ class Box:
 
 @dataclass(frozen=True, eq=False)
 class Raster:
-    """An image, uint8 (H, W, 3) RGB, pixel by pixel."""
+    """An image, uint8 (H, W, 3) RGB, not resampled."""
 
     left: float
     top: float
@@ -84,17 +84,17 @@ class Block:
     marks: tuple[Mark, ...] = ()
 
     def at(self, left: float, top: float) -> tuple[Mark, ...]:
-        """The marks of the block where it stands on a larger one."""
+        """The marks of the block, moved to its position on a larger one."""
         return tuple(replace(m, left=m.left + left, top=m.top + top) for m in self.marks)
 
 
 def image_block(image: Rgb) -> Block:
-    """An image as a block of its size."""
+    """A block with an image."""
     return Block(image.shape[1], image.shape[0], (Raster(0, 0, image),))
 
 
 def beside(blocks: Sequence[Block], gap: int) -> Block:
-    """Blocks from left to right, aligned at the top."""
+    """Stack blocks from left to right, aligned at the top."""
     marks: list[Mark] = []
     left = 0
     for block in blocks:
@@ -104,7 +104,7 @@ def beside(blocks: Sequence[Block], gap: int) -> Block:
 
 
 def under(blocks: Sequence[Block], gap: int) -> Block:
-    """Blocks one under another, aligned at the left."""
+    """Stack blocks from top to bottom, aligned at the left."""
     marks: list[Mark] = []
     top = 0
     for block in blocks:
@@ -114,7 +114,7 @@ def under(blocks: Sequence[Block], gap: int) -> Block:
 
 
 def framed(block: Block, margin: int) -> Block:
-    """A block with a margin all round."""
+    """A block with a margin on all sides."""
     size = block.width + 2 * margin, block.height + 2 * margin
     return Block(*size, block.at(margin, margin))
 
@@ -125,7 +125,7 @@ def width_of(text: str, size: int) -> float:
 
 
 def wrapped(text: str, width: float, size: int) -> list[str]:
-    """A text as lines that are not wider than `width` pixels, broken between words if possible."""
+    """Wrap a text into lines of at most `width` pixels, between words if possible."""
     lines: list[str] = []
     line = ""
     for word in shown(text).split():
@@ -143,7 +143,7 @@ def wrapped(text: str, width: float, size: int) -> list[str]:
 
 
 def cut(text: str, width: float, size: int) -> str:
-    """The text, or as much of it as the width holds and an ellipsis."""
+    """Shorten a text with an ellipsis to at most `width` pixels."""
     text = shown(text)
     if width_of(text, size) <= width:
         return text
@@ -153,7 +153,7 @@ def cut(text: str, width: float, size: int) -> str:
 
 
 def to_pixels(block: Block, theme: Theme) -> Rgb:
-    """A drawing as uint8 (H, W, 3) RGB."""
+    """Render a drawing as uint8 (H, W, 3) RGB."""
     sheet = Image.new("RGB", (block.width, block.height), theme.paper)
     pen = ImageDraw.Draw(sheet)
     for mark in block.marks:
@@ -170,19 +170,19 @@ def to_pixels(block: Block, theme: Theme) -> Rgb:
     return np.asarray(sheet)
 
 
-_DPI = 100  # a drawing's pixel is a hundredth of an inch
+_DPI = 100  # pixels per inch
 
 
 def require_vectors() -> None:
-    """MissingExtra where SVG and PDF can't be written."""
+    """MissingExtra when SVG and PDF can't be written."""
     if find_spec("matplotlib") is None:
         raise MissingExtra("A figure as SVG or PDF", "report")
 
 
 def to_vectors(block: Block, theme: Theme, kind: str) -> bytes:
-    """A drawing as an "svg" or "pdf" file, with text and boxes as outlines.
+    """Render a drawing as an "svg" or "pdf" file, with text and boxes as vectors.
 
-    The same drawing gives the same bytes. MissingExtra without matplotlib.
+    The output is deterministic. MissingExtra without matplotlib.
     """
     require_vectors()
     import matplotlib as mpl
@@ -220,14 +220,14 @@ def _draw(figure: Figure, mark: Mark, block: Block, theme: Theme) -> None:
 
 
 def _write(figure: Figure, words: Words, place: tuple[float, float], theme: Theme) -> None:
-    """A line of text, not wider than it is as pixels: SVG and PDF have other fonts."""
+    """Draw a line of text, not wider than in pixels, because SVG and PDF use other fonts."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
     font = font_for(words.text, words.size)
     file = _file_of(font)
     family = FontProperties() if file is None else FontProperties(fname=file)
-    text = words.text.replace("$", r"\$")  # no formula
+    text = words.text.replace("$", r"\$")  # matplotlib would parse it as a formula
     drawn = TextPath((0, 0), text, size=words.size, prop=family).get_extents().width
     smaller = min(1.0, font.getlength(words.text) / max(drawn, 1e-6))
     figure.text(
@@ -241,7 +241,7 @@ def _write(figure: Figure, words: Words, place: tuple[float, float], theme: Them
 
 
 def _file_of(font: Font) -> str | None:
-    """The file of an installed font; None for Pillow's own, which has none."""
+    """The file of an installed font; None for Pillow's built-in font."""
     path = getattr(font, "path", None)
     return path if isinstance(path, str) and path else None
 
@@ -253,9 +253,9 @@ def _unit(color: Color) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """What the colors of a page mean: a bar with a label at each end.
+    """A color scale: a color bar with a label at each end.
 
-    bar: uint8 (256, 3) RGB from the low end to the high one.
+    bar: uint8 (256, 3) RGB from the low end to the high end.
     """
 
     bar: Rgb
@@ -267,10 +267,10 @@ class Scale:
 def heat_scale(
     low: str, high: str, meaning: str, *, image: Rgb | None = None, alpha: float = 1.0
 ) -> Scale:
-    """The scale of `draw.heatmap`: its colors from 0 to 1.
+    """The scale of `draw.heatmap`, from 0 to 1.
 
-    image: uint8 (H, W, 3) RGB that the map lies over with this alpha: the colors are those seen
-    where it is as light as half of its pixels.
+    image: uint8 (H, W, 3) RGB under the heatmap, blended with this alpha: colors are shown as over
+    its median lightness.
     """
     values = np.linspace(0, 1, 256, dtype=np.float32)[None]
     bar = heatmap(_middle_of(image), values, alpha=alpha)
@@ -278,13 +278,13 @@ def heat_scale(
 
 
 def signed_scale(low: str, high: str, meaning: str, *, image: Rgb | None = None) -> Scale:
-    """The scale of `signed_map`, its colors from -1 to 1; over an image as it is drawn there."""
+    """The scale of `signed_map`, from -1 to 1. image: under the map, as in heat_scale."""
     values, alpha = np.linspace(-1, 1, 256)[None], 1.0 if image is None else _SIGNED_ALPHA
     return Scale(signed_map(_middle_of(image), values, alpha=alpha)[0], low, high, meaning)
 
 
 def _middle_of(image: Rgb | None) -> Rgb:
-    """(1, 256, 3): the median grey of an image, by some of its pixels; black without one."""
+    """(1, 256, 3): the median grey of an image, from a sample of its pixels; black without one."""
     step = 1 if image is None else max(1, min(image.shape[:2]) // 64)
     level = 0 if image is None else int(np.median(grey(image[::step, ::step])))
     return np.full((1, 256, 3), level, np.uint8)
@@ -294,9 +294,9 @@ _SIGNED_ALPHA = 0.75
 
 
 def signed_map(image: Rgb, values: NDArray[np.floating], *, alpha: float = _SIGNED_ALPHA) -> Rgb:
-    """float (H, W) values in -1..1 over a grey version of an RGB image.
+    """Draw float values (H, W) in -1..1 over a grey version of an RGB image.
 
-    Blue takes away, red adds, white is nothing: the lightness is the same for both signs.
+    Negative values are blue, positive red, zero white, with the same lightness for both signs.
     """
     levels = np.clip((np.nan_to_num(values) + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
     blended = (1 - alpha) * grey(image).astype(np.float32) + alpha * _diverging()[levels]
@@ -304,13 +304,13 @@ def signed_map(image: Rgb, values: NDArray[np.floating], *, alpha: float = _SIGN
 
 
 def grey(image: Rgb) -> Rgb:
-    """An RGB image without its colors, which would be mistaken for those of a scale."""
+    """An RGB image converted to grey, so that its colors are not mistaken for those of a scale."""
     levels = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return np.repeat(np.round(levels).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How undecided probabilities (K, H, W) are: float32 (H, W), 0 one class, 1 all alike."""
+    """Normalised entropy of probabilities (K, H, W): float32 (H, W), 0 one class, 1 uniform."""
     if len(probabilities) == 1:
         return np.zeros(probabilities.shape[1:], np.float32)
     bits = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=0)
@@ -319,9 +319,9 @@ def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @functools.cache
 def _diverging() -> Rgb:
-    """(256, 3) RGB: blue, white, red, like Crameri's "vik": even and safe for color-blind.
+    """(256, 3) RGB: blue, white, red, like Crameri's "vik": uniform and safe for color blindness.
 
-    Its ends are less dark, or single pixels of both would look black.
+    The ends are lighter than vik's, because single pixels of either would look black.
     """
     anchors = np.array(
         [

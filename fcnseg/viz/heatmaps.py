@@ -1,4 +1,4 @@
-"""Heatmap figures of a frame: where the network sees each class, and how confident it is."""
+"""Heatmap figures of a frame: the probability of each class, and the uncertainty."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcnseg.errors import percent
 from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap, overlay
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz import Tile
+from fcnseg.viz import Panel
 from fcnseg.viz.drawing import THEMES, Rgb, Scale, Theme, entropy, grey, heat_scale
 from fcnseg.viz.layout import WIDEST, page
 from fcnseg.viz.skips import skip_pages
@@ -23,24 +23,24 @@ from fcnseg.viz.skips import skip_pages
 if TYPE_CHECKING:
     from fcnseg.inference.segmenter import Segmenter
 
-MOST_CLASSES = 40
-"""Heatmaps of an image: more would not be legible side by side."""
+MAX_CLASSES = 40
+"""Maximum number of heatmaps of an image; more would not be legible."""
 
 VIDEO_WIDTH = 1920
-"""Pixels a page of a video is wide at most: wider ones stutter when they are played."""
+"""Maximum width of a video's pages, in pixels: wider videos stutter."""
 
 Figure = Callable[["HeatmapFigures", Frame, Labels, Floats], Iterator[tuple[str, Rgb]]]
-"""Pages with their file names: of a frame, its labels (H, W) and its probabilities (K, H, W)."""
+"""Yields (file name, page) of a frame with its labels (H, W) and probabilities (K, H, W)."""
 
 
 @dataclass(frozen=True)
 class HeatmapFigures:
     """Draws the pages of a frame.
 
-    chosen: the class indices to draw; skips: whether to draw each skip, too.
-    width: pixels a page is wide at most. full_key: keys name every chosen class, not only those
-        in the frame, so that the pages of a video keep their size. theme: dark or light.
-    heat: the classes with heatmaps where `of_interest` does not decide.
+    chosen: the class indices to draw; skips: draw each skip as well.
+    width: maximum width of a page, in pixels. full_key: keys list every chosen class, not only
+        those in the frame, so that the pages of a video keep their size. theme: dark or light.
+    heat: the classes with heatmaps; empty: see `of_interest`.
     """
 
     segmenter: Segmenter
@@ -54,34 +54,34 @@ class HeatmapFigures:
 
     @classmethod
     def of(cls, segmenter: Segmenter, config: VizConfig) -> HeatmapFigures:
-        """The figures that a config asks for; OptionError for an unknown class."""
+        """Create the figures from options; OptionError for an unknown class."""
         classes = segmenter.classes
         chosen = tuple(classes.index_of(name) for name in config.classes) or range(len(classes))
         theme = THEMES[config.theme]
         return cls(segmenter, tuple(dict.fromkeys(chosen)), config.alpha, config.rungs, theme=theme)
 
     def of_interest(self, labels: Labels) -> tuple[int, ...]:
-        """The classes with a heatmap each: the chosen ones, or of very many the largest in labels.
+        """The classes with a heatmap: the chosen ones; of more than MAX_CLASSES, the largest ones.
 
-        The same for every frame of a video, so that its pages keep their size.
+        For videos they are fixed (`for_video`), so that pages keep their size.
         """
-        if self.heat or len(self.chosen) <= MOST_CLASSES:
+        if self.heat or len(self.chosen) <= MAX_CLASSES:
             return self.heat or self.chosen
         counts = np.bincount(labels.ravel(), minlength=256)
         here = [index for index in self.chosen if counts[index]]
-        return tuple(sorted(sorted(here, key=lambda index: -counts[index])[:MOST_CLASSES]))
+        return tuple(sorted(sorted(here, key=lambda index: -counts[index])[:MAX_CLASSES]))
 
     def for_video(self, first: Frame) -> HeatmapFigures:
-        """The figures for a video's pages, whose classes are those of its first frame."""
+        """The figures for a video's pages, with the classes of its first frame."""
         labels = self.segmenter.predict([first.pixels])[0].labels
         heat = self.of_interest(labels)
         return replace(self, width=VIDEO_WIDTH, full_key=True, heat=heat)
 
     def images(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
-        """Every page of a still image, with its file name."""
+        """Yield every page of a still image, with its file name."""
         prediction = self.segmenter.predict([frame.pixels], probabilities=True)[0]
         probabilities = prediction.probabilities
-        assert probabilities is not None  # asked for
+        assert probabilities is not None, "they were requested"
         for figure in FIGURES:
             yield from figure(self, frame, prediction.labels, probabilities)
 
@@ -102,10 +102,10 @@ class HeatmapFigures:
             )
 
     def videos(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
-        """The pages of a video frame, with the name of the video each belongs to."""
+        """Yield the pages of a video frame, with the name of each page's video."""
         prediction = self.segmenter.predict([frame.pixels], probabilities=True)[0]
         probabilities = prediction.probabilities
-        assert probabilities is not None  # asked for
+        assert probabilities is not None, "they were requested"
         if len(self.chosen) == 1:
             index = self.chosen[0]
             name = Path(self.page_name(index)).with_suffix(".mp4").name
@@ -117,19 +117,19 @@ class HeatmapFigures:
             yield from ((f"{Path(name).stem}.mp4", image) for name, image in pages)
 
     def _overview(self, frame: Frame, labels: Labels, probabilities: Floats) -> Rgb:
-        tiles = [
-            Tile(frame.image, "input"),
+        panels = [
+            Panel(frame.image, "input"),
             self.labelled(frame, labels, "prediction"),
             *(self._heat(frame, k, labels, probabilities[k]) for k in self.of_interest(labels)),
             _uncertainty(frame, probabilities, self.alpha),
         ]
         scale = self._scale(frame, "probability, uncertainty")
-        return self.page(tiles, scale=scale, key=self.key(labels))
+        return self.page(panels, scale=scale, key=self.key(labels))
 
     def _class_page(self, frame: Frame, index: int, labels: Labels, probability: Floats) -> Rgb:
         name = self.segmenter.classes.names[index]
-        tiles = [Tile(frame.image, "input"), self._heat(frame, index, labels, probability)]
-        return self.page(tiles, scale=self._scale(frame, f"probability of {name}"), columns=2)
+        panels = [Panel(frame.image, "input"), self._heat(frame, index, labels, probability)]
+        return self.page(panels, scale=self._scale(frame, f"probability of {name}"), columns=2)
 
     def _scale(self, frame: Frame, meaning: str) -> Scale:
         return heat_scale("0", "1", meaning, image=frame.image, alpha=self.alpha)
@@ -138,43 +138,43 @@ class HeatmapFigures:
         self, frame: Frame, labels: Labels, probabilities: Floats
     ) -> Iterator[tuple[str, Rgb]]:
         """uncertainty.png: the entropy beside the prediction."""
-        tiles = [
+        panels = [
             self.labelled(frame, labels, "prediction"),
             _uncertainty(frame, probabilities, self.alpha),
         ]
-        scale = self._scale(frame, "entropy over the classes: 0 sure, 1 undecided among all")
+        scale = self._scale(frame, "entropy over the classes: 0 certain, 1 all equally probable")
         yield (
             "uncertainty.png",
-            self.page(tiles, scale=scale, key=self.key(labels), columns=2),
+            self.page(panels, scale=scale, key=self.key(labels), columns=2),
         )
 
     def skip_pages(
         self, frame: Frame, labels: Labels, probabilities: Floats
     ) -> Iterator[tuple[str, Rgb]]:
-        """The skips' contributions, where they are wanted."""
+        """The skips' contributions, if requested."""
         del probabilities
         if self.skips:
             yield from skip_pages(self, frame, labels)
 
-    def _heat(self, frame: Frame, index: int, labels: Labels, probability: Floats) -> Tile:
+    def _heat(self, frame: Frame, index: int, labels: Labels, probability: Floats) -> Panel:
         amount = percent((labels == index).mean(), 1)
         note = f"{amount} of pixels, highest probability {probability.max():.2f}"
-        return Tile(
+        return Panel(
             heatmap(grey(frame.image), probability, alpha=self.alpha),
             self.segmenter.classes.names[index],
             note,
             self.color(index),
         )
 
-    def labelled(self, frame: Frame, labels: Labels, title: str, note: str = "") -> Tile:
+    def labelled(self, frame: Frame, labels: Labels, title: str, note: str = "") -> Panel:
         """The chosen classes of labels uint8 (H, W) over the image."""
         classes = self.segmenter.classes
         only = self.chosen if len(self.chosen) < len(classes) else None
         drawn = overlay(frame.image, labels, classes, alpha=self.alpha, only=only)
-        return Tile(drawn, title, note)
+        return Panel(drawn, title, note)
 
     def key(self, labels: Labels) -> list[tuple[str, tuple[int, int, int]]]:
-        """Names and colors of the drawn classes that labels of any shape contain."""
+        """Names and colors of the chosen classes in labels of any shape."""
         seen = set(np.unique(labels).tolist())
         here = [index for index in self.chosen if self.full_key or index in seen]
         return [(self.segmenter.classes.names[index], self.color(index)) for index in here]
@@ -184,12 +184,12 @@ class HeatmapFigures:
         red, green, blue = self.segmenter.classes.colors[index].tolist()
         return red, green, blue
 
-    def page(self, tiles: Sequence[Tile], **more: Any) -> Rgb:
-        """A page in the figures' theme and width; more: as for `layout.page`."""
-        return page(tiles, width=self.width, theme=self.theme, fixed=self.full_key, **more)
+    def page(self, panels: Sequence[Panel], **more: Any) -> Rgb:
+        """A page in the figures' theme and width; more: arguments of `layout.page`."""
+        return page(panels, width=self.width, theme=self.theme, fixed=self.full_key, **more)
 
     def page_name(self, index: int) -> str:
-        """A file name that sorts by class and holds nothing a file system minds."""
+        """A file name that sorts by class, without characters that file systems reject."""
         return f"{index:02}-{safe_filename(self.segmenter.classes.names[index])}.png"
 
 
@@ -199,10 +199,10 @@ FIGURES: tuple[Figure, ...] = (
     HeatmapFigures.uncertainty_page,
     HeatmapFigures.skip_pages,
 )
-"""The pages of a still image, in order: a new one is a function and a line."""
+"""The pages of a still image, in order; to add one, write a function and add a line."""
 
 
-def _uncertainty(frame: Frame, probabilities: Floats, alpha: float) -> Tile:
+def _uncertainty(frame: Frame, probabilities: Floats, alpha: float) -> Panel:
     values = entropy(probabilities)
     note = f"mean entropy {values.mean():.2f}"
-    return Tile(heatmap(grey(frame.image), values, alpha=alpha), "uncertainty", note)
+    return Panel(heatmap(grey(frame.image), values, alpha=alpha), "uncertainty", note)

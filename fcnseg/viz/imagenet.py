@@ -1,4 +1,4 @@
-"""What an ImageNet classifier sees, and where (section 3.1): heatmaps without any training."""
+"""Heatmaps of a fully convolutional ImageNet classifier (section 3.1), without training."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from fcnseg.models.backbones import Backbone, torchvision, upsample
 from fcnseg.models.fcn import crop, pad_to_multiple, size_of
 from fcnseg.models.networks import BACKBONES, find_backbone, load_classifier
 from fcnseg.progress import Callback, no_callback
-from fcnseg.viz import Tile
+from fcnseg.viz import Panel
 from fcnseg.viz.drawing import THEMES, Theme, grey, heat_scale
 from fcnseg.viz.layout import page
 
 DEFAULT = "efficientnet_lite0"
-"""The classifier taken when none is named: its weights come with the installation."""
+"""The default classifier, whose weights come with the installation."""
 
 SHORT_SIDE = 448
-"""Pixels an image's short side is shrunk to: the classifier learned from things this large."""
+"""Short side that larger images are resized to: objects have about the size as in training."""
 
 TOP = 5
-"""Classes drawn when none are named: those the whole image looks most like."""
+"""Number of classes drawn by default: the most probable ones of the image."""
 
 
 @dataclass(frozen=True)
 class ImageNetHeatmaps:
-    """Draws where an ImageNet classifier sees its classes.
+    """Draws the heatmaps of an ImageNet classifier.
 
-    chosen: class indices; empty: the TOP most likely of each image.
+    chosen: class indices; empty: the TOP most probable ones of each image.
     """
 
     classifier: DenseClassifier
@@ -63,7 +63,7 @@ class ImageNetHeatmaps:
     ) -> ImageNetHeatmaps:
         """The figures for a backbone's name (`vgg16`, ...); OptionError for unknown names."""
         classifier = dense_classifier(name or DEFAULT, callback=callback)
-        known = list(classifier.names)  # some names stand twice: not a ClassMap
+        known = list(classifier.names)  # some names occur twice: not a ClassMap
         chosen = tuple(_index_of(wanted, known) for wanted in classes)
         place = resolve_device(device)
         return cls(classifier.to(place), place, tuple(dict.fromkeys(chosen)), alpha, theme)
@@ -71,30 +71,30 @@ class ImageNetHeatmaps:
     def images(self, frame: Frame) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """overview.png and a page for each class, with their file names."""
         overall, probabilities = self.look(frame.image)
-        tiles = [
-            Tile(
+        panels = [
+            Panel(
                 heatmap(grey(frame.image), probability, alpha=self.alpha),
                 self.classifier.names[index],
-                f"{percent(overall[index], 1)} for the whole image, peak {probability.max():.2f}",
+                f"{percent(overall[index], 1)} for the entire image, peak {probability.max():.2f}",
             )
             for index, probability in probabilities.items()
         ]
         meaning = "probability at each place, of 1000 classes"
         scale = heat_scale("0", "1", meaning, image=frame.image, alpha=self.alpha)
-        given, drawn = Tile(frame.image, "input"), partial(page, scale=scale, theme=self.theme)
-        yield "overview.png", drawn([given, *tiles], columns=3)
-        for index, tile in zip(probabilities, tiles, strict=True):
+        given, drawn = Panel(frame.image, "input"), partial(page, scale=scale, theme=self.theme)
+        yield "overview.png", drawn([given, *panels], columns=3)
+        for index, panel in zip(probabilities, panels, strict=True):
             name = f"{index:03}-{safe_filename(self.classifier.names[index])}.png"
-            yield name, drawn([given, tile], columns=2)
+            yield name, drawn([given, panel], columns=2)
 
     @torch.no_grad()
     def look(
         self, image: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], dict[int, NDArray[np.float32]]]:
-        """What a uint8 RGB image (H, W, 3) shows, and where.
+        """Classify a uint8 RGB image (H, W, 3) as a whole and densely.
 
-        Returns the whole image's probabilities float32 (1000,), by the mean of all cells'
-        scores, and for each class drawn its probability at every pixel, float32 (H, W).
+        Returns the image's probabilities float32 (1000,), from the mean of all cells' scores, and
+        for each class drawn its probability at every pixel, float32 (H, W).
         """
         height, width = image.shape[:2]
         factor = min(1.0, SHORT_SIDE / min(height, width))
@@ -111,7 +111,7 @@ class ImageNetHeatmaps:
 
 
 def _index_of(wanted: str, known: list[str]) -> int:
-    """The index of an ImageNet class by its name or number; OptionError names the nearest."""
+    """The index of an ImageNet class by name or number; OptionError suggests similar names."""
     if wanted in known:
         return known.index(wanted)
     if wanted.isdecimal() and int(wanted) < len(known):
@@ -125,10 +125,10 @@ def _index_of(wanted: str, known: list[str]) -> int:
 
 
 class DenseClassifier(nn.Module):
-    """A classifier with its layers behind the pooling as convolutions.
+    """A classifier whose layers after the pooling are convolutions.
 
-    backbone: fc6 and fc7 belong to it where there are such.
-    head: from the backbone's coarsest map to scores of the 1000 classes.
+    backbone: includes fc6 and fc7, if there are any.
+    head: turns the backbone's coarsest map into scores of the 1000 classes.
     names: of the classes.
     """
 
@@ -145,7 +145,7 @@ class DenseClassifier(nn.Module):
         return self.head(self.backbone(padded)[self.backbone.stride])  # type: ignore[no-any-return]
 
     def to_pixels(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Some classes' maps (N, C, h, w), where they belong on the image: (N, C, *size)."""
+        """Upsample maps of some classes, aligned with the image: (N, C, h, w) -> (N, C, *size)."""
         stride = self.backbone.stride
         height, width = size_of(maps)
         full = (height * stride, width * stride)
@@ -155,11 +155,11 @@ class DenseClassifier(nn.Module):
 def dense_classifier(
     name: str, weights: str | Path = "auto", callback: Callback = no_callback
 ) -> DenseClassifier:
-    """A backbone of the table with its classifier, fully convolutional, in evaluation mode.
+    """Build a fully convolutional classifier from a backbone in BACKBONES, in evaluation mode.
 
     weights: as for load_pretrained, but with the classifier's layers.
-    Raises OptionError for a backbone without a classifier, CheckpointError for weights that
-    can't be had.
+    Raises OptionError for a backbone without a classifier, CheckpointError when the weights are
+    unavailable.
     """
     fc = f"{name}:fc"
     name = fc if fc in BACKBONES else name

@@ -1,4 +1,4 @@
-"""How tiles with captions, scales and keys are laid out: in grids, one under another."""
+"""Layout of panels with captions, color scales and keys: in grids, one below another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from fcnseg.errors import shown
 from fcnseg.io.images import resize_image
-from fcnseg.viz import Tile
+from fcnseg.viz import Panel
 from fcnseg.viz.drawing import (
     THEMES,
     Block,
@@ -34,13 +34,13 @@ from fcnseg.viz.drawing import (
 )
 
 WIDEST = 2700
-"""Pixels a page is wide at most, unless told otherwise."""
+"""Default maximum width of a page, in pixels."""
 
 _GAP = 8
 
-_SMALLEST, _LARGEST = 300, 640  # pixels: a tile narrower or wider than that is brought there
+_SMALLEST, _LARGEST = 300, 640  # pixels: range of a panel's width
 
-_PAGE_SHAPE = 1.6  # width by height that a grid aims at
+_PAGE_SHAPE = 1.6  # preferred width / height of a grid
 
 Key = Sequence[tuple[str, Color]]
 """Names and their colors."""
@@ -48,15 +48,15 @@ Key = Sequence[tuple[str, Color]]
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """Tiles of one size that belong together.
+    """Panels of the same size that belong together.
 
-    heading: above them; without it they stand in one grid with the tiles before and after.
-    keys: what colors mean, by what they are colors of ("classes", "errors").
-    columns: how many tiles a row; None: what makes the grid about 16:10.
-    as_drawn: images keep their size where the figure is wide enough, as those with text should.
+    heading: above them; without it they are in one grid with the panels before and after.
+    keys: the meaning of colors, by title ("classes", "errors").
+    columns: panels per row; None: chosen for an aspect ratio of about 16:10.
+    as_drawn: images keep their size if the figure is wide enough, for those with text.
     """
 
-    tiles: Sequence[Tile]
+    panels: Sequence[Panel]
     heading: str = ""
     keys: Mapping[str, Key] = field(default_factory=dict)
     columns: int | None = None
@@ -64,7 +64,7 @@ class Section:
 
 
 def page(
-    tiles: Sequence[Tile],
+    panels: Sequence[Panel],
     *,
     scale: Scale | None = None,
     key: Key = (),
@@ -73,17 +73,17 @@ def page(
     theme: Theme = THEMES["dark"],
     fixed: bool = False,
 ) -> Rgb:
-    """Tiles in a grid as an image, with the key and the scale at the foot.
+    """Draw panels in a grid, with the key and the scale at the bottom.
 
-    key: names of classes and their colors, listed below the tiles.
-    columns: how many tiles a row; without it, what makes the page about 16:10.
-    width: pixels that the page is not wider than.
-    fixed: captions take one line, whatever they say, so that pages of a video keep their size.
+    key: names of classes and their colors, listed below the panels.
+    columns: panels per row; None: chosen for an aspect ratio of about 16:10.
+    width: maximum width of the page, in pixels.
+    fixed: captions have exactly one line, so that pages of a video keep their size.
     """
-    count = columns or _columns(len(tiles), tiles[0].image.shape)
-    size = _tile_size(tiles[0].image.shape, len(tiles), (width - _GAP) // count - _GAP)
+    count = columns or _columns(len(panels), panels[0].image.shape)
+    size = _panel_size(panels[0].image.shape, len(panels), (width - _GAP) // count - _GAP)
     text = _text_size(size)
-    grid = _grid(tiles, count, size, text, fixed=fixed)
+    grid = _grid(panels, count, size, text, fixed=fixed)
     parts = [grid]
     if key:
         parts.append(_key("", key, text, grid.width))
@@ -93,15 +93,15 @@ def page(
 
 
 def figure(sections: Sequence[Section], *, width: int = WIDEST, foot: str = "") -> Block:
-    """Sections one under another, with every key and a text at the foot: one labelled figure."""
+    """Draw sections one below another, with all keys and a text (foot) at the bottom."""
     groups = _in_columns(_grouped(sections))
     text = max(_text_size(_size_of(group, width)) for group in groups)
     parts: list[Block] = []
     for group in groups:
         if group.heading:
             parts.append(_heading(group.heading, text, width - 2 * _GAP))
-        count = group.columns or len(group.tiles)
-        parts.append(_grid(group.tiles, count, _size_of(group, width), text))
+        count = group.columns or len(group.panels)
+        parts.append(_grid(group.panels, count, _size_of(group, width), text))
     widest = max(part.width for part in parts)
     parts += [_key(title, key, text, widest) for title, key in _keys(sections).items()]
     if foot:
@@ -110,29 +110,31 @@ def figure(sections: Sequence[Section], *, width: int = WIDEST, foot: str = "") 
 
 
 def _grouped(sections: Sequence[Section]) -> list[Section]:
-    """Neighbours without a heading, of one shape of images, as one section each."""
+    """Merge adjacent sections without a heading if their images have the same shape."""
     groups: list[Section] = []
     for section in sections:
         last = groups[-1] if groups else None
-        shapes = {tile.image.shape for each in (last, section) if each for tile in each.tiles}
+        shapes = {panel.image.shape for each in (last, section) if each for panel in each.panels}
         if last is not None and not last.heading + section.heading and len(shapes) == 1:
-            groups[-1] = Section([*last.tiles, *section.tiles])
+            groups[-1] = Section([*last.panels, *section.panels])
         else:
             groups.append(section)
     return groups
 
 
 def _in_columns(groups: list[Section]) -> list[Section]:
-    """The same with their columns; one that may choose takes the room that the others need."""
-    best = [each.columns or _columns(len(each.tiles), each.tiles[0].image.shape) for each in groups]
+    """Set the columns of sections; those without a number use the width of the widest one."""
+    best = [
+        each.columns or _columns(len(each.panels), each.panels[0].image.shape) for each in groups
+    ]
     return [
-        each if each.columns else replace(each, columns=min(len(each.tiles), max(best)))
+        each if each.columns else replace(each, columns=min(len(each.panels), max(best)))
         for each in groups
     ]
 
 
 def _keys(sections: Sequence[Section]) -> dict[str, Key]:
-    """Every key of the sections; those of one title joined, each name once."""
+    """All keys of the sections; those with the same title are merged, without duplicates."""
     joined: dict[str, dict[tuple[str, Color], None]] = {}
     for title, key in itertools.chain.from_iterable(each.keys.items() for each in sections):
         joined.setdefault(title, {}).update(dict.fromkeys(key))
@@ -140,20 +142,20 @@ def _keys(sections: Sequence[Section]) -> dict[str, Key]:
 
 
 def _size_of(section: Section, width: int) -> tuple[int, int]:
-    shape, number = section.tiles[0].image.shape, len(section.tiles)
+    shape, number = section.panels[0].image.shape, len(section.panels)
     count = section.columns or number
     if section.as_drawn:
         factor = min(1.0, ((width - _GAP) // count - _GAP) / shape[1])
         return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
-    return _tile_size(shape, number, (width - _GAP) // count - _GAP)
+    return _panel_size(shape, number, (width - _GAP) // count - _GAP)
 
 
 def _text_size(size: tuple[int, int]) -> int:
-    return int(np.clip(size[1] / 24, 14, 28))  # less, and notes have hardly any spaces
+    return int(np.clip(size[1] / 24, 14, 28))  # below 14 the spaces in notes are hardly visible
 
 
-def _tile_size(size: tuple[int, ...], count: int, widest: int) -> tuple[int, int]:
-    """(height, width) of the images on the page: legible, and not larger than needed."""
+def _panel_size(size: tuple[int, ...], count: int, widest: int) -> tuple[int, int]:
+    """(height, width) of the images on the page: legible, but not unnecessarily large."""
     height, width = size[0], size[1]
     largest = _LARGEST if count > 4 else 2 * _LARGEST
     wanted = min(max(width, _SMALLEST), largest, widest)
@@ -162,7 +164,7 @@ def _tile_size(size: tuple[int, ...], count: int, widest: int) -> tuple[int, int
 
 
 def _columns(count: int, size: tuple[int, ...]) -> int:
-    """The columns whose page is nearest to its shape, of those that leave the fewest holes."""
+    """The number of columns that gives about _PAGE_SHAPE with few empty cells."""
 
     def badness(columns: int) -> float:
         rows = math.ceil(count / columns)
@@ -173,38 +175,38 @@ def _columns(count: int, size: tuple[int, ...]) -> int:
 
 
 def _grid(
-    tiles: Sequence[Tile], columns: int, size: tuple[int, int], text: int, *, fixed: bool = False
+    panels: Sequence[Panel], columns: int, size: tuple[int, int], text: int, *, fixed: bool = False
 ) -> Block:
-    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     return under([_row(row, size, text, fixed=fixed) for row in rows], _GAP)
 
 
-def _row(tiles: Sequence[Tile], size: tuple[int, int], text: int, *, fixed: bool) -> Block:
-    """Tiles whose images stand at one height, however many lines their captions have."""
-    captions = [_caption(tile, size[1], text, fixed=fixed) for tile in tiles]
+def _row(panels: Sequence[Panel], size: tuple[int, int], text: int, *, fixed: bool) -> Block:
+    """A row of panels with their images aligned, whatever the height of their captions."""
+    captions = [_caption(panel, size[1], text, fixed=fixed) for panel in panels]
     tallest = max(caption.height for caption in captions)
     columns = []
-    for tile, caption in zip(tiles, captions, strict=True):
+    for panel, caption in zip(panels, captions, strict=True):
         above = Block(size[1], tallest, caption.at(0, tallest - caption.height))
-        parts = [above, image_block(resize_image(tile.image, size))]
-        if tile.scale is not None:
-            parts.append(_scale(tile.scale, text, size[1]))
+        parts = [above, image_block(resize_image(panel.image, size))]
+        if panel.scale is not None:
+            parts.append(_scale(panel.scale, text, size[1]))
         columns.append(under(parts, 0))
     return beside(columns, _GAP)
 
 
-def _caption(tile: Tile, width: int, text: int, *, fixed: bool) -> Block:
-    """The title with its mark, and the note behind it or, where it does not fit, below."""
+def _caption(panel: Panel, width: int, text: int, *, fixed: bool) -> Block:
+    """The title with its square, and the note after it or, if it does not fit, below."""
     marks: list[Mark] = []
     left, top = 0, round(text * 0.25)
-    if tile.color is not None:
-        marks.append(Box(0, top + text // 8, text, text, tile.color))
+    if panel.color is not None:
+        marks.append(Box(0, top + text // 8, text, text, panel.color))
         left = round(text * 1.5)
     room, small = width - left, round(text * 0.85)
-    titles = [cut(tile.title, room, text)] if fixed else wrapped(tile.title, room, text) or [""]
+    titles = [cut(panel.title, room, text)] if fixed else wrapped(panel.title, room, text) or [""]
     marks += [Words(left, top + i * _line(text), line, text) for i, line in enumerate(titles)]
     bottom = top + (len(titles) - 1) * _line(text)
-    note = shown(tile.note)
+    note = shown(panel.note)
     behind = left + round(width_of(titles[-1], text) + text * 0.7)
     if note and behind + width_of(note, small) <= width:
         marks.append(Words(behind, bottom + text * 0.12, note, small, faint=True))
@@ -216,7 +218,7 @@ def _caption(tile: Tile, width: int, text: int, *, fixed: bool) -> Block:
 
 
 def _line(text: int) -> int:
-    """From one line of text to the next, in pixels."""
+    """Line height in pixels."""
     return round(text * 1.3)
 
 
@@ -229,7 +231,7 @@ def _heading(heading: str, text: int, width: int) -> Block:
 
 
 def _key(title: str, key: Key, text: int, width: int) -> Block:
-    """Colors with their names, in as many lines as they need."""
+    """Colors with their names, wrapped into lines."""
     line = round(text * 1.7)
     marks: list[Mark] = []
     top, indent = 0, 0
@@ -250,7 +252,7 @@ def _key(title: str, key: Key, text: int, width: int) -> Block:
 
 
 def _scale(scale: Scale, text: int, width: int, *, fixed: bool = False) -> Block:
-    """low [bar] high  meaning; the meaning below where it does not fit."""
+    """low [bar] high  meaning; the meaning is below if it does not fit."""
     top, long = round(text * 0.35), int(min(width * 0.4, 420))
     left = round(width_of(scale.low, text) + text * 0.5)
     bar = resize_image(scale.bar[None], (text, long))

@@ -1,4 +1,4 @@
-"""`viz --show`: a window in which keys choose what of the prediction is seen."""
+"""`viz --show`: a window with the prediction, in several modes selected by keys."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ MODES: dict[str, Callable[[View], Section]] = {
     "runner-up": show.runner_up,
     "image": show.image,
 }
-"""What can be seen, in the order of the key m; of the heatmaps one class's."""
+"""The modes, in the order of the key m; the heatmap is that of one class."""
 
 HELP = "m: mode, n p: class, + -: opacity, space: pause, f: next, b: back, s: save, q: quit"
 
 _SCREEN = (720, 1280)
-"""Height and width, in pixels, that images are brought to where they are larger."""
+"""Maximum height and width of images, in pixels."""
 
 _LEGIBLE = 640
-"""Pixels of width that smaller images are brought to, so that the keys' line fits."""
+"""Minimum width of images, in pixels, so that the help text fits."""
 
 _STEP = 0.1  # of opacity
 
-_KEPT = 256 << 20
-"""Bytes of frames that one can go back to; the last two are kept however large they are."""
+_MAX_HISTORY = 256 << 20
+"""Bytes of past frames to go back to; at least the last two are kept."""
 
 
 class LiveView:
@@ -56,15 +56,15 @@ class LiveView:
         self._mode, self._class = self._modes[0], 0
         self._paused = self._forward = self._moving = False
         self._view: View | None = None
-        self._past: list[Frame] = []  # the newest last
-        self._held = 0  # bytes of them
-        self._back = 0  # how far before the newest is seen
+        self._history: list[Frame] = []  # the newest last
+        self._history_bytes = 0
+        self._offset = 0  # of the frame on screen, counted back from the newest
         self._saved: list[Path] = []
 
     def show(self, source: Source) -> Iterator[list[Path]]:
-        """For each frame that was seen, the files saved of it.
+        """Show a source; yield for each frame shown the files that were saved.
 
-        Images stay until the next is wanted. The window closes after the last one.
+        Images stay until the user continues. The window closes after the last one.
         """
         try:
             yield from self._frames(source)
@@ -78,7 +78,7 @@ class LiveView:
         pace = Pace()
         for frame in source:
             view = View(self._figures, frame)
-            _ = view.predicted  # while the frame before it is seen
+            _ = view.predicted  # computed while the previous frame is on screen
             while source.kind == "video" and not (self._forward or self._is_over(source)):
                 left = 0.05 if self._paused else pace.left(frame.time)
                 if left <= 0:
@@ -96,41 +96,41 @@ class LiveView:
                 return
 
     def _keep(self, frame: Frame) -> None:
-        """The newest frame is seen; the oldest are forgotten where they take too much memory."""
-        self._past.append(frame)
-        self._held += frame.nbytes
-        self._back = 0
-        while len(self._past) > 2 and self._held > _KEPT:
-            self._held -= self._past.pop(0).nbytes
+        """Add the newest frame to the history; drop the oldest if it takes too much memory."""
+        self._history.append(frame)
+        self._history_bytes += frame.nbytes
+        self._offset = 0
+        while len(self._history) > 2 and self._history_bytes > _MAX_HISTORY:
+            self._history_bytes -= self._history.pop(0).nbytes
 
     def _turn(self, step: int) -> bool:
-        """See a frame before (1) or after (-1) the one that is seen; False where there is none."""
-        if not 0 <= self._back + step < len(self._past):
+        """Show the previous (1) or next (-1) frame of the history; False if there is none."""
+        if not 0 <= self._offset + step < len(self._history):
             return False
-        self._back += step
-        self._view = View(self._figures, self._past[-1 - self._back])
+        self._offset += step
+        self._view = View(self._figures, self._history[-1 - self._offset])
         return True
 
     def _is_over(self, source: Source) -> bool:
-        """Whether no more frames are wanted."""
+        """Whether the window is closed or the source stopped."""
         return self._window.ended or source.stopped
 
     def _listen(self, seconds: float) -> None:
         self._press(self._window.listen(min(50, max(1, round(seconds * 1000)))))
 
     def _press(self, key: str) -> None:
-        """Do what keys stand for, drawing what they change; other keys do nothing."""
+        """Handle keys and redraw after changes; unknown keys are ignored."""
         while self._changed_by(key):
             key = self._window.show(self._screen())
 
     def _changed_by(self, key: str) -> bool:
-        """Do what a key stands for; whether the frame looks different now."""
+        """Handle a key; return whether the frame has to be redrawn."""
         if key == " ":
             self._paused = not self._paused
         elif key == "m":
             self._mode = self._modes[(self._modes.index(self._mode) + 1) % len(self._modes)]
         elif key in ("n", "p"):
-            if self._mode == "heatmap":  # else the class that was seen last is seen again
+            if self._mode == "heatmap":  # otherwise return to the last class shown
                 step = 1 if key == "n" else -1
                 self._class = (self._class + step) % len(self._figures.chosen)
             self._mode = "heatmap"
@@ -141,7 +141,7 @@ class LiveView:
             stops = self._moving and not self._paused
             self._paused = self._paused or self._moving
             return self._turn(1) or stops
-        elif key == "f" and self._back:
+        elif key == "f" and self._offset:
             return self._turn(-1)
         else:
             self._forward = self._forward or key == "f"
@@ -151,37 +151,37 @@ class LiveView:
         return True
 
     def _screen(self) -> Rgb:
-        """The frame in its mode, as large as a screen has room for, with the keys below."""
-        height, width = self._seen.frame.size
+        """Draw the frame in its mode, scaled to fit a screen, with the help text below."""
+        height, width = self._current.frame.size
         fits = min(_SCREEN[0] / height, _SCREEN[1] / width, max(1.0, _LEGIBLE / width))
         state = f"opacity {self._figures.alpha:.1f}{', paused' * self._paused}"
         return self._page(fits, f"{HELP} ({state})")
 
     @property
-    def _seen(self) -> View:
-        assert self._view is not None, "keys come after the first frame"
+    def _current(self) -> View:
+        assert self._view is not None, "there is a frame on screen"
         return self._view.drawn_by(self._figures)
 
     def _page(self, factor: float = 1.0, foot: str = "") -> Rgb:
-        """The frame in the mode, its pixels as many as `factor` says."""
-        view = self._seen
+        """Draw the frame in its mode, scaled by `factor`."""
+        view = self._current
         if self._mode == "heatmap":
             section = Section([show.heatmap(view, self._figures.chosen[self._class])])
         else:
             section = MODES[self._mode](view)
         height, width = (max(1, round(factor * length)) for length in view.frame.size)
-        tiles = [replace(t, image=resize_image(t.image, (height, width))) for t in section.tiles]
-        drawn = figure([replace(section, tiles=tiles)], width=width + 16, foot=foot)
+        panels = [replace(t, image=resize_image(t.image, (height, width))) for t in section.panels]
+        drawn = figure([replace(section, panels=panels)], width=width + 16, foot=foot)
         return to_pixels(drawn, self._figures.theme)
 
     def _save(self) -> None:
-        """The frame at its own size; under a name of its own, however often it is saved."""
+        """Save the frame at its own size, under an unused name."""
         mark(self._out)
         what = self._mode
         if what == "heatmap":
-            name = self._seen.name(self._figures.chosen[self._class])
+            name = self._current.name(self._figures.chosen[self._class])
             what = f"heatmap_{safe_filename(name)}"
-        wanted = shortened(f"{self._seen.frame.name}_{what}")
+        wanted = shortened(f"{self._current.frame.name}_{what}")
         path, number = self._out / f"{wanted}.png", 2
         while path.exists():
             path, number = self._out / f"{wanted}_{number}.png", number + 1

@@ -1,4 +1,4 @@
-"""What `--show-what` can draw: SHOWN names each item; an item is one function of a View."""
+"""The items of `--show-what` (SHOWN); an item is a function of a View."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.metrics.regions import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.metrics.scores import TOLERANCE
 from fcnseg.progress import Callback, no_callback
-from fcnseg.viz import IGNORED, Tile, View, paint, torch_engine
+from fcnseg.viz import IGNORED, Panel, View, paint, torch_engine
 from fcnseg.viz.drawing import entropy, signed_map, signed_scale, to_pixels, to_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section, figure
@@ -30,32 +30,32 @@ UPSAMPLING = {
     "learned": "by the learned kernels",
     "subpixel": "bilinear, and the sub-pixel part",
 }
-"""How scores get to the image's size, by ModelSpec.upsample."""
+"""How scores are upsampled to the image's size, by ModelSpec.upsample."""
 
 
 def image(view: View) -> Section:
     """The frame."""
     height, width = view.frame.size
-    return Section([Tile(view.frame.image, "image", f"{width} x {height} pixels")])
+    return Section([Panel(view.frame.image, "image", f"{width} x {height} pixels")])
 
 
 def prediction(view: View) -> Section:
-    """The classes found, with a key."""
+    """The predicted labels, with a key."""
     labels = view.predicted.labels
-    tile = view.figures.labelled(view.frame, labels, "prediction")
-    return Section([tile], keys={"classes": view.figures.key(labels)})
+    panel = view.figures.labelled(view.frame, labels, "prediction")
+    return Section([panel], keys={"classes": view.figures.key(labels)})
 
 
 def labels(view: View) -> Section:
     """The ground truth."""
     ignored = float((view.truth == 255).mean())
     note = f"{percent(ignored, 1)} without a label" if ignored else ""
-    tile = view.figures.labelled(view.frame, view.truth, "labels (ground truth)", note)
-    return Section([tile], keys={"classes": view.figures.key(view.truth)})
+    panel = view.figures.labelled(view.frame, view.truth, "labels (ground truth)", note)
+    return Section([panel], keys={"classes": view.figures.key(view.truth)})
 
 
 def errors(view: View) -> Section:
-    """Each wrong pixel in the color of its kind of error."""
+    """Wrong pixels, colored by kind of error."""
     truth, found = view.truth, view.predicted.labels
     kinds = kinds_of_errors(truth, found, TOLERANCE)
     counted = truth != 255
@@ -68,7 +68,7 @@ def errors(view: View) -> Section:
     key += [("no label", IGNORED)] * (not counted.all())
     drawn = paint(view.frame.image, [(kinds == i, COLORS[i]) for i in range(len(KINDS))], ~counted)
     note = f"{percent((kinds != RIGHT).sum() / total, 1)} of labelled pixels"
-    return Section([Tile(drawn, "errors", note)], keys={"errors": key})
+    return Section([Panel(drawn, "errors", note)], keys={"errors": key})
 
 
 def _kind(kind: str) -> str:
@@ -76,21 +76,21 @@ def _kind(kind: str) -> str:
 
 
 def runner_up(view: View) -> Section:
-    """The class that is second most probable at each pixel."""
+    """The second most probable class of each pixel."""
     found = view.probabilities
     if len(found) < 2:
         raise OptionError("A runner-up needs two classes; the model has one.")
     order = np.argpartition(found, -2, axis=0)[-2].astype(np.uint8)  # (H, W)
     second = np.partition(found, -2, axis=0)[-2]
     note = f"mean probability {second.mean():.2f}"
-    tile = view.figures.labelled(view.frame, order, "runner-up class", note)
-    return Section([tile], keys={"classes": view.figures.key(order)})
+    panel = view.figures.labelled(view.frame, order, "runner-up class", note)
+    return Section([panel], keys={"classes": view.figures.key(order)})
 
 
 def entropy_map(view: View) -> Section:
-    """How undecided the network is."""
+    """The entropy of the probabilities, normalised to 0..1."""
     values = entropy(view.probabilities)
-    meaning = "0 sure, 1 undecided among all classes"
+    meaning = "0 certain, 1 all classes equally probable"
     return Section([view.heat(values, "entropy", f"mean {values.mean():.2f}", meaning)])
 
 
@@ -103,11 +103,11 @@ def confidence(view: View) -> Section:
 
 def heatmaps(view: View) -> Section:
     """The probability of each class."""
-    tiles = [heatmap(view, index) for index in view.figures.of_interest(view.predicted.labels)]
-    return Section(tiles, "heatmaps: where the network sees each class")
+    panels = [heatmap(view, index) for index in view.figures.of_interest(view.predicted.labels)]
+    return Section(panels, "heatmaps: where the network sees each class")
 
 
-def heatmap(view: View, index: int) -> Tile:
+def heatmap(view: View, index: int) -> Panel:
     """The probability of a class."""
     values = view.probabilities[index]
     fraction = percent((view.predicted.labels == index).mean(), 1)
@@ -117,7 +117,7 @@ def heatmap(view: View, index: int) -> Tile:
 
 
 def scores(view: View) -> Section:
-    """The raw scores that the network upsamples, element by element, beside the upsampled ones."""
+    """The raw scores at the decoder's finest stride, and the upsampled ones."""
     engine = torch_engine(view, "scores")
     decoder = engine.network.decoder
     from fcnseg.models.fcn import Decoder
@@ -128,7 +128,7 @@ def scores(view: View) -> Section:
     cells = engine.scores(pixels)[0]  # (K, h, w)
     full = view.segmenter.logits(view.frame.pixels)  # (K, H, W)
     stride = decoder.strides[-1]
-    tiles = []
+    panels = []
     for index in view.subjects:
         limit = max(float(np.quantile(np.abs(full[index]), 0.995)), 1e-6)
         scale = signed_scale(
@@ -143,15 +143,15 @@ def scores(view: View) -> Section:
             (full[index], "upsampled scores", more),
         ):
             drawn = signed_map(view.frame.image, values / limit)
-            tiles.append(Tile(drawn, f"{title} of {view.name(index)}", note, color, scale))
-    return Section(tiles, "scores before and after upsampling", columns=2)
+            panels.append(Panel(drawn, f"{title} of {view.name(index)}", note, color, scale))
+    return Section(panels, "scores before and after upsampling", columns=2)
 
 
 Draw = Callable[[View], Section]
 
 
 def _inside(name: str, module: str = "network") -> Draw:
-    """An item that looks into the network, which needs torch: imported when it is drawn."""
+    """An item that inspects the network, which needs torch: imported on first use."""
 
     def draw(view: View) -> Section:
         item: Draw = getattr(importlib.import_module(f"fcnseg.viz.{module}"), name)
@@ -162,10 +162,11 @@ def _inside(name: str, module: str = "network") -> Draw:
 
 @dataclass(frozen=True)
 class Item:
-    """What --show-what can draw, and what it needs.
+    """An item of --show-what and its requirements.
 
-    uses: the options of viz that change it; one that changes nothing that is drawn is refused.
-    needs_labels: the ground truth. looks_inside: one network, so no average and no exported file.
+    uses: the options of viz that affect it; options that affect no requested item are refused.
+    needs_labels: it needs the ground truth. looks_inside: it needs a single network in torch, not
+    an average or an exported file.
     """
 
     draw: Draw
@@ -179,12 +180,12 @@ class Item:
 
 
 def _output(draw: Draw, *more: str, needs_labels: bool = False) -> Item:
-    """An item of labels or probabilities, which averages and exported files have, too."""
+    """An item of labels or probabilities, which averages and exported files provide as well."""
     return Item(draw, ("tta", "short_side", *more), needs_labels)
 
 
 def _network(draw: Draw, *more: str, needs_labels: bool = False) -> Item:
-    """An item that looks inside a network, at an image of the network's size."""
+    """An item that inspects a network, with an image of the network's input size."""
     return Item(draw, ("short_side", *more), needs_labels, looks_inside=True)
 
 
@@ -208,7 +209,8 @@ SHOWN: dict[str, Item] = {
     "channels": _network(_inside("channels", "network.attribution"), "alpha"),
     "kernels": Item(_inside("kernels"), ("at", "classes"), looks_inside=True),
 }
-"""Every item of --show-what: a new one is a function, a line here and a word in the option."""
+"""Every item of --show-what; to add one, write a function, and add a line here and a name in the
+option."""
 
 NEED_LABELS = frozenset(name for name, item in SHOWN.items() if item.needs_labels)
 
@@ -218,11 +220,11 @@ USED_BY = {
     option: frozenset(name for name, item in SHOWN.items() if option in item.uses)
     for option in ("at", "beside", "alpha", "classes", "tta", "short_side")
 }
-"""The items that an option of viz changes."""
+"""The items that are affected by an option of viz."""
 
 
 def refuse_unused(config: VizConfig) -> None:
-    """OptionError for an option that changes nothing that is drawn."""
+    """OptionError for an option that affects no requested item."""
     for option, items in USED_BY.items():
         if not items & set(config.show_what):
             config.refuse((option,), f"without one of {', '.join(sorted(items))} in --show-what")
@@ -230,10 +232,9 @@ def refuse_unused(config: VizConfig) -> None:
 
 @dataclass(frozen=True)
 class ShownFigures:
-    """Draws the items of --show-what: one figure for an image, or a file for each.
+    """Draws the items of --show-what: one figure per image, or a file for each item.
 
-    wanted: names of SHOWN. format: png, svg or pdf. at, beside,
-    callback: see View.
+    wanted: names in SHOWN. format: png, svg or pdf. at, beside, callback: see View.
     """
 
     figures: HeatmapFigures
@@ -252,13 +253,13 @@ class ShownFigures:
         beside: Sequence[tuple[str, Segmenter]] = (),
         callback: Callback = no_callback,
     ) -> ShownFigures:
-        """The figures that a config asks for; OptionError for an unknown class."""
+        """Create the figures from options; OptionError for an unknown class."""
         wanted = tuple(dict.fromkeys(config.show_what))
         figures = HeatmapFigures.of(segmenter, config)
         return cls(figures, wanted, config.separate, config.format, config.at, beside, callback)
 
     def images(self, frame: Frame) -> Iterator[tuple[str, bytes]]:
-        """Every file of an image, with its name and content."""
+        """Yield name and content of every file of an image."""
         view = View(self.figures, frame, self.at, self.beside, self.callback)
         sections = [(name, SHOWN[name](view)) for name in self.wanted]
         if self.separate:

@@ -1,7 +1,7 @@
-"""What is drawn, with ground truth from a dataset or from label files named like the images.
+"""The inputs of viz, with ground truth from a dataset or from label files named like the images.
 
-Loose label files are read as those that the model was trained on, else as class numbers with 255
-for pixels that do not count. Files of another encoding are a dataset: give its folder.
+Single label files are read with the encoding that the model was trained with, else as class
+indices, 255 = ignore. For other encodings, give the dataset's folder.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from fcnseg.datasets.dataset import SegmentationDataset
 
 FindLabels = Callable[[Frame], Labels]
-"""A frame -> its labels uint8 (H, W), 255 = ignore; MediaError or DatasetError without any."""
+"""A frame -> its labels uint8 (H, W), 255 = ignore; MediaError or DatasetError if it has none."""
 
 _DATASETS = (".toml", ".csv", ".tsv", ".jsonl", ".yaml", ".yml")
 
 
 Input = tuple[str, str, Callable[[], Source]]
-"""A source: what it is in a message, the name its outputs take, and the call that opens it."""
+"""A source: its name in messages, the name of its outputs, and the function that opens it."""
 
 
 class DatasetSource(Source):
-    """The images of one part of a dataset, with their labels."""
+    """The images of one split of a dataset, with their labels."""
 
     kind = "folder"
 
@@ -56,7 +56,7 @@ class DatasetSource(Source):
         self.count = min(limit or len(dataset), len(dataset))
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames, once, in order; pairs that can't be read are in `failures`."""
+        """Yield the frames in order; pairs that can't be read are added to `failures`."""
         assert self.count is not None
         for index, pair in enumerate(self._dataset.pairs[: self.count]):
             if self._over:
@@ -73,7 +73,7 @@ class DatasetSource(Source):
 
 
 class SourceWithLabels(Source):
-    """Images of another source, each with its labels; those without are in `failures`."""
+    """The images of another source with their labels; those without are added to `failures`."""
 
     kind = "folder"
 
@@ -83,7 +83,7 @@ class SourceWithLabels(Source):
         self.count, self.failures = source.count, source.failures
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames that have labels."""
+        """Yield the frames that have labels."""
         for frame in self._source:
             try:
                 labelled = LabelledFrame.of(frame, self._find(frame))
@@ -98,13 +98,13 @@ class SourceWithLabels(Source):
         self._source.stop()
 
     def close(self) -> None:
-        """Let go of the other source."""
+        """Close the other source as well."""
         super().close()
         self._source.close()
 
 
 def with_labels(opened: Callable[[], Source], find: FindLabels, items: Set[str]) -> Source:
-    """The source with labels. items: what needs them, for the OptionError where there are none."""
+    """Open a source with labels; OptionError for a video. items: those that need labels."""
     source = opened()
     if source.kind in MOVING:
         raise OptionError(
@@ -117,7 +117,10 @@ def with_labels(opened: Callable[[], Source], find: FindLabels, items: Set[str])
 def labelled_inputs(
     config: VizConfig, needed: Set[str], segmenter: Segmenter, callback: Callback
 ) -> list[Input]:
-    """The sources, with labels where there are items that need them; else OptionError."""
+    """The sources, with labels if there are items that need them.
+
+    OptionError when these are not found, or are not needed.
+    """
     bands = segmenter.preprocess.bands
     if not needed:
         config.refuse(("labels", "split"), "without labels, errors or gained in --show-what")
@@ -142,14 +145,14 @@ def labelled_inputs(
 
 
 def collected(config: VizConfig, callback: Callback) -> Collected:
-    """What SOURCE names, without what is in --out."""
+    """Collect the sources in SOURCE, without files in --out."""
     return collect(config.source, without_labels, exclude=config.out, callback=callback)
 
 
 def inputs_of(
     config: VizConfig, found: Collected, callback: Callback, bands: Bands | None
 ) -> list[Input]:
-    """Each source of what was collected; its images are read in `bands`."""
+    """The collected sources; their images are read in `bands`."""
 
     def opened(spec: str | tuple[NamedPath, ...], name: str) -> Source:
         source = open_source(
@@ -172,9 +175,9 @@ def inputs_of(
 def open_dataset(
     config: VizConfig, needed: Set[str], segmenter: Segmenter, callback: Callback = no_callback
 ) -> tuple[Source, list[Named]]:
-    """SOURCE as a dataset with the model's classes, and its files.
+    """Open SOURCE as a dataset with the model's classes; return it and its files.
 
-    needed: the items that need labels, for the OptionError where SOURCE is no dataset.
+    OptionError when it is not a dataset. needed: the items that need labels, for the message.
     """
     from fcnseg.inference.evaluation import dataset_for, split_of
 
@@ -193,7 +196,7 @@ def open_dataset(
 
 
 def _need(items: Set[str]) -> str:
-    """ "--show-what errors,gained needs": to be followed by what it needs."""
+    """The start of a message: "--show-what errors,gained needs"."""
     return f"--show-what {','.join(sorted(items))} needs"
 
 
@@ -207,10 +210,10 @@ def _no_labels(needed: Set[str], source: str, why: str = "") -> OptionError:
 def find_labels(
     labels: Path, images: Sequence[Path], segmenter: Segmenter, callback: Callback = no_callback
 ) -> FindLabels:
-    """Where the labels of images are looked up: a dataset, a folder of label files, or a file.
+    """Make the function that finds labels in a dataset, a folder of label files, or a file.
 
-    images: the files, or the folders that they are in. A folder that holds one of them is a
-    dataset. OptionError where there is nothing.
+    images: the files, or their folders. If `labels` is a folder that contains one of them, it is
+    a dataset. OptionError when `labels` does not exist.
     """
     if not labels.exists():
         raise OptionError(f"--labels {labels}: no such file or folder.", hint="check the path")
@@ -245,7 +248,7 @@ def _of_dataset(labels: Path, segmenter: Segmenter, callback: Callback) -> FindL
 
 
 def _reader(segmenter: Segmenter) -> Callable[[Path], Labels]:
-    """How loose label files are read; DatasetError for one without a known value."""
+    """Make the function that reads single label files; DatasetError if no value is a class."""
     stored = segmenter.extra.get("encoding")
     numbers = range(len(segmenter.classes))
     encoding = Encoding.of(numbers, [IGNORE]) if stored is None else Encoding.from_dict(stored)
@@ -263,7 +266,7 @@ def _reader(segmenter: Segmenter) -> Callable[[Path], Labels]:
 
 
 class _ByName:
-    """Label files of a folder, found by an image's name."""
+    """Label files of a folder, by the image's name."""
 
     def __init__(self, folder: Path) -> None:
         files = [path for path in files_in(folder) if path.suffix.lower() in IMAGE_SUFFIXES]

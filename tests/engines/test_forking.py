@@ -109,11 +109,11 @@ def test_a_forked_child_computes_after_a_model_was_closed(exported_model, tmp_pa
     [found] = in_children(tmp_path, exported_model, "openvino", "fork closed")
     assert found.shape == RGB.shape[:2]
     engine = fcnseg.load(exported_model, engine="openvino").engine
-    monkeypatch.setattr(openvino, "_opened_in", lambda: os.getpid() + 1)
+    monkeypatch.setattr(openvino, "_first_process", lambda: os.getpid() + 1)
     monkeypatch.setattr(openvino, "usable_cores", lambda: 1)
-    monkeypatch.setattr(openvino, "_let_go", threading.Event())
+    monkeypatch.setattr(openvino, "_engine_closed", threading.Event())
     copy.copy(engine)
-    openvino._let_go.set()
+    openvino._engine_closed.set()
     with pytest.raises(OptionError, match="forked"):
         copy.copy(engine)
 

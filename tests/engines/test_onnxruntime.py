@@ -7,14 +7,14 @@ from onnx import TensorProto, helper
 
 from fcnseg.engines import onnx as onnx_engine
 from fcnseg.engines.base import Parallelism
-from fcnseg.engines.onnx import OnnxEngine, _leading_to
+from fcnseg.engines.onnx import OnnxEngine, _part_computing
 from fcnseg.errors import CheckpointError
 from fcnseg.exporting.parity import sample_images
 
 
 def test_what_an_output_does_not_need_is_left_out(exported_model: Path) -> None:
     whole = onnx.load(exported_model)
-    part = onnx.load_from_string(_leading_to("scores", exported_model))
+    part = onnx.load_from_string(_part_computing("scores", exported_model))
     onnx.checker.check_model(part)
     assert [output.name for output in part.graph.output] == ["scores"]
     left = {node.name for node in whole.graph.node} - {node.name for node in part.graph.node}
@@ -49,7 +49,7 @@ def test_a_graph_with_branches_stays_whole(tmp_path: Path) -> None:
     path = tmp_path / "branches.onnx"
     graph = helper.make_graph(nodes, "graph", [condition], [value, other])
     onnx.save(helper.make_model(graph), path)
-    assert _leading_to("scores", path) == str(path)
+    assert _part_computing("scores", path) == str(path)
 
 
 def test_parallel_calls_share_a_session_where_each_has_one_thread(
@@ -57,10 +57,10 @@ def test_parallel_calls_share_a_session_where_each_has_one_thread(
 ) -> None:
     monkeypatch.setattr(onnx_engine, "parallelism_on", lambda _: Parallelism(3, 1))
     engine = OnnxEngine(exported_model, parallel=True)
-    sessions = [engine._free["logits"].get() for _ in range(3)]
+    sessions = [engine._idle["logits"].get() for _ in range(3)]
     assert len(set(map(id, sessions))) == 1
     for session in sessions:
-        engine._free["logits"].put(session)
+        engine._idle["logits"].put(session)
     assert np.isfinite(engine.scores(sample_images((1, 32, 32), seed=0))).all()
 
 

@@ -155,10 +155,10 @@ def test_classes_that_can_not_win_change_no_bit(place, classes, seed, step):
     if step:
         corners = np.round(corners / step) * np.float32(step)
     grid = ScoreGrid(*place)
-    assert (grid._of_many(corners) == grid._of_few(corners)).all()
+    assert (grid._upsample_candidates(corners) == grid._upsample_all(corners)).all()
 
 
-def test_few_classes_of_many_can_win():
+def test_few_classes_upsample_candidates_can_win():
     coarse = smooth(6, 8, classes=150)
     scores = torch.nn.functional.interpolate(coarse, (30, 40), mode="bicubic")[0].numpy()
     corners = np.stack([scores[:, y : y + 29, x : x + 39] for y in (0, 1) for x in (0, 1)])

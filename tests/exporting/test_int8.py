@@ -160,7 +160,7 @@ def test_a_file_that_lost_too_much_is_not_written(
     rounded: Path, tiny_run: Path, drawn_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(exporting, "write_int8", writes(rounded, (2.0, 1.0)))
-    monkeypatch.setattr(exporting, "MOST_LOST", -1.0)
+    monkeypatch.setattr(exporting, "MAX_LOSS", -1.0)
     options = {"model": str(tiny_run), "precision": "int8", "data": drawn_folder, "out": tmp_path}
     with pytest.raises(CheckpointError, match="costs too much accuracy: mIoU"):
         export(ExportConfig.make(options))

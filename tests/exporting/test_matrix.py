@@ -44,13 +44,13 @@ def test_files_of_several_sizes_are_told_of_as_one():
          "sizes": [size], "seconds": 1.0}
         for equal, pixels, far, size in [(1.0, 3, 1e-6, (64, 96)), (0.9, 1, 2e-6, (33, 47))]
     ]  # fmt: skip
-    both = matrix.together(found)
+    both = matrix.merged(found)
     assert both["label_agreement"] == pytest.approx(0.975)
     assert both["max_abs_diff"] == 2e-6
     assert both["sizes"] == sizes
     assert matrix.missing(both, "litert", matrix.SIZES) == [[(97, 131)]]
     assert matrix.missing(both, "onnx", matrix.SIZES) == []
     assert "97.500 %, 1.0e-06, 33 x 47, 64 x 96 |" in matrix.page({"a / b / litert": both}, "")
-    refused = matrix.together([*found, {"failed": "why"}])
+    refused = matrix.merged([*found, {"failed": "why"}])
     assert refused == {"failed": "why"}
     assert matrix.missing(refused, "litert", matrix.SIZES) == []

@@ -56,8 +56,8 @@ def test_the_conversion_is_made_once_and_kept(random_model, cache, quick):
     assert "Converting" in notes[0].text
 
 
-def test_old_conversions_are_forgotten(random_model, cache, quick, monkeypatch):
-    monkeypatch.setattr(opening, "MOST_KEPT", 2)
+def test_old_conversions_are_deleted(random_model, cache, quick, monkeypatch):
+    monkeypatch.setattr(opening, "MAX_CACHED", 2)
     cache.mkdir(parents=True)
     for age, name in enumerate(["newer", "older", "oldest"]):
         for suffix in (".onnx", ".json"):
@@ -74,7 +74,7 @@ def test_the_fastest_wins_and_is_remembered(
     random_model, cache, quick, monkeypatch, speeds, expected
 ):
     left = iter(speeds)
-    monkeypatch.setattr(fastest_engine, "_frames_a_second", lambda *_: next(left))
+    monkeypatch.setattr(fastest_engine, "_frames_per_second", lambda *_: next(left))
     notes: list[Message] = []
     first, _ = open_engine(
         random_model, EngineOptions(precision="f32", frames=WORTH_CONVERTING), notes.append
@@ -111,7 +111,7 @@ def test_the_engine_for_an_int8_file_is_measured_for_many_frames(tmp_path, monke
     opened = lambda _file, name, device: (name, None)  # noqa: E731
     monkeypatch.setattr(fastest_engine, "_installed", lambda: dict.fromkeys(speeds, "1"))
     monkeypatch.setattr(fastest_engine, "open_exported", opened)
-    monkeypatch.setattr(fastest_engine, "_frames_a_second", lambda engine, _bands: speeds[engine])
+    monkeypatch.setattr(fastest_engine, "_frames_per_second", lambda engine, _bands: speeds[engine])
     choose = fastest_engine.fastest_for_file
     assert choose(tmp_path / "a.onnx", record, 1) == "onnxruntime"
     assert choose(tmp_path / "a.onnx", record, 1000) == "openvino"

@@ -38,7 +38,7 @@ def test_a_model_is_called_with_anything_that_is_an_image(model: Segmenter, tmp_
 
 
 def test_a_list_gives_a_list(model: Segmenter, monkeypatch):
-    monkeypatch.setattr("fcnseg.inference.segmenter._AT_ONCE", 2)
+    monkeypatch.setattr("fcnseg.inference.segmenter._BATCH", 2)
     other = RGB[:20]
     found = model([RGB, other, Image.fromarray(RGB)])
     assert [prediction.labels.shape for prediction in found] == [(40, 56), (20, 56), (40, 56)]

@@ -432,7 +432,7 @@ def test_an_earlier_frames_end_is_not_taken_for_a_later_ones(tmp_path):
     """Of one name: a third one then would not wait for the second."""
     sink, earlier, later = FolderSink(tmp_path, ["labels"], RENDERER), Future(), Future()
     earlier.set_result(None)
-    sink._free.acquire()
+    sink._slots.acquire()
     sink._writing["a"] = later
     sink._finished("a", earlier)
     assert sink._writing == {"a": later}

@@ -12,7 +12,7 @@ from PIL import ImageFont
 from fcnseg.classes import ClassMap
 from fcnseg.io import draw as fonts
 from fcnseg.io.draw import caption, legend
-from fcnseg.viz import Tile
+from fcnseg.viz import Panel
 from fcnseg.viz.layout import page
 
 SCRIPTS = {
@@ -68,7 +68,7 @@ def test_two_names_look_different_everywhere(script: str) -> None:
     assert np.any(panels[0][:, 24:width] != panels[1][:, 24:width])
     image = np.zeros((64, 200, 3), np.uint8)
     assert np.any(caption(image, one) != caption(image, other))
-    assert np.any(page([Tile(image, one)]) != page([Tile(image, other)]))
+    assert np.any(page([Panel(image, one)]) != page([Panel(image, other)]))
 
 
 def test_each_name_of_a_legend_has_its_own_font(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,7 +216,7 @@ def test_an_image_of_a_stream_that_claims_gigabytes_is_not_waited_for(claimed):
 
 
 def test_of_an_attached_header_only_so_much_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("fcnseg.engines.model_files._MOST_OF_HEADER", 8)
+    monkeypatch.setattr("fcnseg.engines.model_files._MAX_HEADER_BYTES", 8)
     with zipfile.ZipFile(tmp_path / "a.pt2", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(f"a/extra/{KEY}", "0" * 100)
     assert header_in(tmp_path / "a.pt2") == "0" * 8

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models.backbones import Backbone, known_keys
-from fcnseg.models.backbones.torchvision import RESNET_ROW, import_torchvision
+from fcnseg.models.backbones.torchvision import RESNET_LAYERS, import_torchvision
 from fcnseg.models.networks import BACKBONES, build_backbone, load_classifier, load_pretrained
 
 models = import_torchvision().models
@@ -62,7 +62,7 @@ def test_is_torchvisions_network(name: str) -> None:
     images = torch.rand(1, 3, 64, 64)
     x = images
     for module in (
-        [getattr(model, part) for part in RESNET_ROW] if name == "resnet18" else model.features
+        [getattr(model, part) for part in RESNET_LAYERS] if name == "resnet18" else model.features
     ):
         x = module(x)
     torch.testing.assert_close(backbone(images)[32], x)
@@ -121,7 +121,7 @@ def test_dilated_resnet_is_torchvisions() -> None:
     torch.manual_seed(0)
     model = models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True]).eval()
     backbone = backbone_of("resnet50", 8)
-    parts = [getattr(model, part) for part in RESNET_ROW]
+    parts = [getattr(model, part) for part in RESNET_LAYERS]
     values = nn.Sequential(*parts).state_dict().values()
     backbone.load_state_dict(dict(zip(backbone.state_dict(), values, strict=True)))
     images = torch.rand(1, 3, 64, 64)
@@ -174,7 +174,7 @@ def test_from_a_file(tmp_path: Path, suffix: str, output_stride: int) -> None:
     path = write(tmp_path / f"resnet18{suffix}", model.state_dict())
     backbone = backbone_of("resnet18", output_stride)
     load_pretrained(backbone, "resnet18", path)
-    parts = nn.Sequential(*(getattr(model, part) for part in RESNET_ROW))
+    parts = nn.Sequential(*(getattr(model, part) for part in RESNET_LAYERS))
     assert same_weights(backbone, parts)
 
 

@@ -70,7 +70,7 @@ def test_create_model_loads_weights(tmp_path: Path) -> None:
 def test_a_new_backbone_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     row = [nn.Conv2d(3, 4, 4, 2, 1), *(nn.Conv2d(4, 4, 2, 2) for _ in range(4))]
     mine = BackboneSpec(
-        model=lambda: nn.Sequential(*row), row=lambda model: list(model), alignment="centre"
+        model=lambda: nn.Sequential(*row), layers=lambda model: list(model), alignment="centre"
     )
     monkeypatch.setitem(BACKBONES, "mine", mine)
     network = create_model("fcn2s", backbone="mine", num_classes=2, fuse="concat", width=4)

@@ -84,7 +84,7 @@ def test_the_official_names_know_their_address() -> None:
 def test_anything_else_is_not(state: dict[str, Tensor], tmp_path: Path) -> None:
     assert recognised(state) is None
     torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="not known here"):
+    with pytest.raises(CheckpointError, match="unknown network"):
         Checkpoint.load(tmp_path / "x.pth")
 
 

@@ -132,7 +132,7 @@ def test_remote_to_local_and_local_to_remote(tmp_path, local, root):
 def test_an_interrupted_job_resumes(tmp_path, local, root, kinds, monkeypatch):
     """Whether it was stopped or killed: then the lines that waited are lost, and done again."""
     run(local / "in", tmp_path / "out", save=kinds)
-    monkeypatch.setattr("fcnseg.inference.outputs.manifest._SECONDS", 0.0)
+    monkeypatch.setattr("fcnseg.inference.outputs.manifest._FLUSH_SECONDS", 0.0)
     stopped = FakeSegmenter(fail_at=2, error=KeyboardInterrupt())
     with pytest.raises(Interrupted, match="Stopped after"):
         run(root / "in", root / "out", segmenter=stopped, save=kinds, skip_done="coco" in kinds)

@@ -17,7 +17,7 @@ from fcnseg.training.machine import (
     choose_precision,
     fitting_batch,
     options_for_minutes,
-    seconds_an_image,
+    seconds_per_image,
 )
 
 GB = 10**9
@@ -96,7 +96,7 @@ def test_what_is_measured_is_a_batch_as_far_as_it_fits_into_a_second(lap, crop, 
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
     config = TrainConfig(crop=crop, batch=6)
     now = accumulate(cycle([0, lap])).__next__
-    [seconds] = seconds_an_image(network, config, Distributed.single(), [torch.float32], now)
+    [seconds] = seconds_per_image(network, config, Distributed.single(), [torch.float32], now)
     measured = min(512, crop[0]) * min(512, crop[1])
     assert seconds == pytest.approx(lap / images * crop[0] * crop[1] / measured)
 
@@ -135,7 +135,7 @@ def test_in_a_short_time_crops_are_smaller(seconds, crop) -> None:
 
 def test_in_a_short_time_pretrained_stages_are_frozen(monkeypatch) -> None:
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
-    monkeypatch.setattr(machine, "seconds_an_image", lambda *_: [9.0])
+    monkeypatch.setattr(machine, "seconds_per_image", lambda *_: [9.0])
     told: list[Message] = []
     config = TrainConfig(crop=(320, 480), batch=10, minutes=2.0, finetune="a.safetensors")
     found = options_for_minutes(network, config, Distributed.single(), told.append)

@@ -85,7 +85,7 @@ def test_integrated_gradients_are_those_of_captum(
     network: FCN, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attr = pytest.importorskip("captum.attr", reason="captum is a reference, not a dependency")
-    monkeypatch.setattr(attribution, "MOST_STEPS", 24)
+    monkeypatch.setattr(attribution, "MAX_STEPS", 24)
     found = integrated_gradients(network, image, 1, MASK, steps=24)
     reference = attr.IntegratedGradients(lambda images: differentiable_score(network(images)))
     theirs = reference.attribute(image, n_steps=24, method="riemann_middle")
@@ -129,9 +129,9 @@ def test_steps_are_added_until_they_are_complete(
 ) -> None:
     """Three times as many steps from a few are the same as all of them at once."""
     monkeypatch.setattr(attribution, "TOLERANCE", 0.0)
-    monkeypatch.setattr(attribution, "MOST_STEPS", 18)
+    monkeypatch.setattr(attribution, "MAX_STEPS", 18)
     refined = integrated_gradients(network, image, 1, MASK, steps=2)
-    monkeypatch.setattr(attribution, "MOST_STEPS", 0)
+    monkeypatch.setattr(attribution, "MAX_STEPS", 0)
     at_once = integrated_gradients(network, image, 1, MASK, steps=18)
     np.testing.assert_allclose(refined.values, at_once.values, rtol=1e-5, atol=1e-9)
     few = integrated_gradients(network, image, 1, MASK, steps=2)
@@ -141,10 +141,10 @@ def test_steps_are_added_until_they_are_complete(
 def test_places_that_pass_together_are_those_that_pass_alone(
     network: FCN, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attribution, "MOST_STEPS", 0)
+    monkeypatch.setattr(attribution, "MAX_STEPS", 0)
     heard: list[tuple[int, int]] = []
     together = integrated_gradients(
-        network, image, 1, MASK, steps=11, tell=lambda *one: heard.append(one)
+        network, image, 1, MASK, steps=11, progress=lambda *one: heard.append(one)
     )
     assert heard == [(8, 11), (11, 11)]
     monkeypatch.setattr(attribution, "BATCH_PIXELS", 1)
@@ -197,8 +197,8 @@ def test_a_pixel_is_explained(random_model: Path, name: str) -> None:
     found = view.predicted.labels[20, 70]
     section = SHOWN[name](view)
     assert view.subjects == (found,)
-    assert all(tile.title.startswith(view.name(int(found))) for tile in section.tiles)
-    assert all("the pixel 70, 20" in tile.note for tile in section.tiles)
+    assert all(panel.title.startswith(view.name(int(found))) for panel in section.panels)
+    assert all("the pixel 70, 20" in panel.note for panel in section.panels)
 
 
 def test_a_pixel_beside_the_image_is_refused(random_model: Path) -> None:
@@ -214,13 +214,13 @@ def test_the_strongest_channels(random_model: Path) -> None:
     image, _ = network_input(view, network)
     maps = network.backbone(image)[4][0].abs().mean(dim=(1, 2)).detach()
     expected = maps.argsort(descending=True)[:5].tolist()
-    row = [tile.title for tile in section.tiles[5:10]]
+    row = [panel.title for panel in section.panels[5:10]]
     assert row == [f"stride 4 (like pool2): channel {channel}" for channel in expected]
 
 
 def test_kernels_beside_the_bilinear_ones(random_model: Path) -> None:
     plain = kernels(view_of(random_model))
-    assert [tile.title for tile in plain.tiles] == [
+    assert [panel.title for panel in plain.panels] == [
         f"stride {one}: bilinear" for one in ("32 to 16", "16 to 8", "8 to 4", "4 to 1")
     ]
     assert "not learned" in plain.heading
@@ -237,7 +237,7 @@ def test_learned_kernels(random_model: Path, monkeypatch: pytest.MonkeyPatch) ->
     with torch.no_grad():
         first.weight[1, 1, 0, 0] += 0.25
     monkeypatch.setattr("fcnseg.viz.network.plain_network", lambda *_: network)
-    bilinear, learned, difference, *_ = kernels(view).tiles
+    bilinear, learned, difference, *_ = kernels(view).panels
     line, _ = bilinear_kernel(2, 0.5)
     assert bilinear.note.startswith(f"{len(line)} x {len(line)}")
     assert "disk" in learned.note

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fcnseg.models.backbones import as_convolution, fully_connected, split_last
+from fcnseg.models.backbones import as_convolution, convolutional_head, split_last
 from fcnseg.models.backbones.torchvision import import_torchvision
 from fcnseg.models.networks import find_backbone
 
@@ -45,7 +45,7 @@ def model() -> SmallVGG:
 @torch.no_grad()
 def test_at_the_classifiers_size(model: SmallVGG) -> None:
     images = torch.rand(2, 3, 56, 56)
-    dense = fully_connected(model, padded=False)(model.features(images))
+    dense = convolutional_head(model, padded=False)(model.features(images))
     assert dense.shape == (2, 5, 1, 1)
     assert relative(dense[..., 0, 0], model(images)) < 1e-5
 
@@ -53,7 +53,7 @@ def test_at_the_classifiers_size(model: SmallVGG) -> None:
 @torch.no_grad()
 def test_every_window_of_the_last_pool(model: SmallVGG) -> None:
     maps = model.features(torch.rand(1, 3, 88, 104))  # (1, 10, 11, 13)
-    dense = fully_connected(model, padded=False)(maps)
+    dense = convolutional_head(model, padded=False)(maps)
     assert dense.shape == (1, 5, 5, 7)
     for i in range(5):
         for j in range(7):
@@ -72,7 +72,7 @@ def test_every_crop_of_an_unpadded_backbone() -> None:
         if model.features(torch.zeros(1, 3, size, size)).shape[-1] == 7
     )
     images = torch.rand(1, 3, field + 8 * 2, field + 8 * 3)
-    dense = fully_connected(model, padded=False)(model.features(images))
+    dense = convolutional_head(model, padded=False)(model.features(images))
     assert dense.shape == (1, 5, 3, 4)
     for i in range(3):
         for j in range(4):
@@ -83,7 +83,7 @@ def test_every_crop_of_an_unpadded_backbone() -> None:
 @torch.no_grad()
 def test_the_wrong_flattening_order_fails(model: SmallVGG) -> None:
     images = torch.rand(2, 3, 56, 56)
-    dense = fully_connected(model, padded=False)
+    dense = convolutional_head(model, padded=False)
     fc6 = model.classifier[0].weight
     dense[0].weight = nn.Parameter(fc6.view(32, 7, 7, 10).permute(0, 3, 1, 2))
     assert relative(dense(model.features(images))[..., 0, 0], model(images)) > 1e-2
@@ -92,9 +92,9 @@ def test_the_wrong_flattening_order_fails(model: SmallVGG) -> None:
 @torch.no_grad()
 def test_padded_keeps_the_size(model: SmallVGG) -> None:
     maps = torch.rand(1, 10, 11, 13)
-    dense = fully_connected(model)(maps)
+    dense = convolutional_head(model)(maps)
     assert dense.shape == (1, 5, 11, 13)
-    unpadded = fully_connected(model, padded=False)(maps)
+    unpadded = convolutional_head(model, padded=False)(maps)
     torch.testing.assert_close(dense[..., 3:-3, 3:-3], unpadded)
 
 
@@ -108,9 +108,9 @@ def test_pooling_classifiers(name: str) -> None:
     model = models.get_model(name, weights=None).eval()
     images = torch.rand(1, 3, 32, 32)
     maps = images
-    for module in find_backbone(name).row(model):
+    for module in find_backbone(name).layers(model):
         maps = module(maps)
-    dense = fully_connected(model)(maps)
+    dense = convolutional_head(model)(maps)
     assert relative(dense.mean((2, 3)), model(images)) < 1e-5
 
 
@@ -120,13 +120,13 @@ def test_torchvisions_alexnet() -> None:
     torch.manual_seed(0)
     model = models.alexnet(weights=None).eval()
     images = torch.rand(1, 3, 224, 224)
-    dense = fully_connected(model, padded=False)(model.features(images))
+    dense = convolutional_head(model, padded=False)(model.features(images))
     assert relative(dense[..., 0, 0], model(images)) < 1e-5
-    assert fully_connected(model)(model.features(images)).shape[-2:] == (7, 7)
+    assert convolutional_head(model)(model.features(images)).shape[-2:] == (7, 7)
 
 
 def test_split_last(model: SmallVGG) -> None:
-    before, last = split_last(fully_connected(model))
+    before, last = split_last(convolutional_head(model))
     kinds = [type(layer) for layer in before]
     assert kinds == [nn.Conv2d, nn.ReLU, nn.Dropout, nn.Conv2d, nn.ReLU]
     assert [layer.weight.shape for layer in last] == [(5, 16, 1, 1)]

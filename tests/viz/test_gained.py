@@ -10,7 +10,7 @@ from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models.networks import build
 from fcnseg.models.spec import IMAGENET, ModelSpec
-from fcnseg.viz.skips import MADE_RIGHT, MADE_WRONG, STILL_WRONG, Gain, gain_tile, gains
+from fcnseg.viz.skips import MADE_RIGHT, MADE_WRONG, STILL_WRONG, Gain, gain_panel, gains
 
 NAMES = ("a", "b", "c")
 
@@ -56,9 +56,9 @@ def test_the_figures_that_are_shown_add_up() -> None:
     truth = np.zeros((1, 1), np.uint8)
     areas = dict.fromkeys((MADE_RIGHT, MADE_WRONG, STILL_WRONG), truth == 1)
     gain = Gain(16, areas, miou=0.56126, points=56.126 - 37.922)
-    tile = gain_tile(truth, gain, "stride 16", truth)  # from 37.92
-    assert tile.title == "+ stride 16: +18.21 points of mIoU"
-    assert tile.note.endswith("mIoU 56.13")
+    panel = gain_panel(truth, gain, "stride 16", truth)  # from 37.92
+    assert panel.title == "+ stride 16: +18.21 points of mIoU"
+    assert panel.note.endswith("mIoU 56.13")
 
 
 def test_without_a_label_there_are_no_points() -> None:

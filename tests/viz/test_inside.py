@@ -212,14 +212,15 @@ def test_the_pyramid_says_each_stages_shape(random_model: Path) -> None:
     figures = HeatmapFigures.of(segmenter, VizConfig.make({"source": ["a.png"]}))
     image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), np.uint8)
     section = pyramid(View(figures, Frame(image)))
-    assert [tile.title for tile in section.tiles] == 2 * [
+    assert [panel.title for panel in section.panels] == 2 * [
         f"stride {2**k} (like pool{k})" for k in range(1, 6)
     ]
-    assert section.tiles[0].note == "16 channels of 48 x 32"
-    assert section.tiles[4].note == "64 channels of 3 x 2"
-    assert section.tiles[6].note.startswith("sees 18 x 18 px, looks at ")
-    assert section.tiles[9].note.startswith("sees 214 x 214 px (beyond the image), looks at ")
-    assert all(tile.image.shape == (50, 90, 3) for tile in section.tiles)
+    assert section.panels[0].note == "16 channels of 48 x 32"
+    assert section.panels[4].note == "64 channels of 3 x 2"
+    assert section.panels[6].note.startswith("theoretical: 18 x 18 px, effective: ")
+    note = section.panels[9].note
+    assert note.startswith("theoretical: 214 x 214 px (beyond the image), effective: ")
+    assert all(panel.image.shape == (50, 90, 3) for panel in section.panels)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_b_goes_back_and_f_forward_again(look: Look, folder: Path) -> None:
 def test_frames_that_take_too_much_memory_are_forgotten(
     look: Look, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fcnseg.viz.live._KEPT", 1)
+    monkeypatch.setattr("fcnseg.viz.live._MAX_HISTORY", 1)
     result, _ = look(folder, ["", "f", "", "f", "", "b", "b", "s"])
     assert [path.stem for path in result.outputs] == ["b_prediction"]
 

@@ -23,7 +23,7 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.progress import Progress
-from fcnseg.viz import IGNORED, LabelledFrame, Tile, View, cell_map, nearest
+from fcnseg.viz import IGNORED, LabelledFrame, Panel, View, cell_map, nearest
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section
 from fcnseg.viz.show import NEED_LABELS, SHOWN, USED_BY
@@ -57,18 +57,20 @@ def shown(segmenter: Segmenter, image: np.ndarray) -> Callable[..., tuple[View, 
 
 
 def titles(section: Section) -> list[str]:
-    return [tile.title for tile in section.tiles]
+    return [panel.title for panel in section.panels]
 
 
 def test_every_item_draws_tiles_of_the_frames_shape(shown):
     for name in SHOWN:
         _, section = shown(name)
-        assert section.tiles, name
-        assert all(tile.title for tile in section.tiles), name
+        assert section.panels, name
+        assert all(panel.title for panel in section.panels), name
 
 
 def seen(section: Section) -> list[object]:
-    return [(tile.title, tile.note, tile.color, tile.image.tobytes()) for tile in section.tiles]
+    return [
+        (panel.title, panel.note, panel.color, panel.image.tobytes()) for panel in section.panels
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,17 +85,17 @@ def test_items_follow_the_options_that_are_not_refused(shown, option, values):
 
 def test_errors_have_the_colours_of_their_kinds(shown):
     seen, section = shown("errors")
-    [tile] = section.tiles
+    [panel] = section.panels
     kinds = kinds_of_errors(seen.truth, seen.predicted.labels, 2)
     assert (kinds != RIGHT).any()
     for index in range(len(KINDS)):
         np.testing.assert_array_equal(
-            (tile.image == COLORS[index]).all(axis=2), kinds == index, KINDS[index]
+            (panel.image == COLORS[index]).all(axis=2), kinds == index, KINDS[index]
         )
     named = dict(section.keys["errors"])
     assert named["no label"] == IGNORED
     wrong, counted = (kinds != RIGHT).sum(), (seen.truth != 255).sum()
-    assert f"{100 * wrong / counted:.1f} %" in tile.note
+    assert f"{100 * wrong / counted:.1f} %" in panel.note
     parts = [float(name.split()[-2]) for name in named if name != "no label"]
     assert sum(parts) == pytest.approx(100 * wrong / counted, abs=0.03)
 
@@ -105,16 +107,16 @@ def test_the_runner_up_is_the_second_most_probable(shown):
     names = {seen.name(index) for index in np.unique(second)}
     assert {name for name, _ in section.keys["classes"]} == names
     colors = seen.segmenter.classes.colors
-    [tile] = section.tiles
+    [panel] = section.panels
     drawn = second != seen.segmenter.classes.background
-    np.testing.assert_array_equal(tile.image[drawn], colors[second[drawn]])
+    np.testing.assert_array_equal(panel.image[drawn], colors[second[drawn]])
     expected = np.sort(seen.probabilities, axis=0)[-2].mean()
-    assert f"{expected:.2f}" in tile.note
+    assert f"{expected:.2f}" in panel.note
 
 
 def test_confidence_is_the_highest_probability(shown):
     seen, section = shown("confidence")
-    assert f"mean {seen.probabilities.max(axis=0).mean():.2f}" == section.tiles[0].note
+    assert f"mean {seen.probabilities.max(axis=0).mean():.2f}" == section.panels[0].note
 
 
 def test_keys_name_every_class_in_sight(shown):
@@ -128,7 +130,7 @@ def test_keys_name_every_class_in_sight(shown):
 def test_scores_are_those_of_the_class_before_and_after(shown, segmenter, image):
     _, section = shown("scores", classes=("disk",))
     assert titles(section) == ["raw scores of disk", "upsampled scores of disk"]
-    assert section.tiles[0].note == "24 x 16 cells, stride 4"
+    assert section.panels[0].note == "24 x 16 cells, stride 4"
     cells = segmenter.engine.scores(image[None])[0, 1]
     full = segmenter.logits(image)[1]
     offset = segmenter.engine.network.decoder.offsets[4]
@@ -265,15 +267,15 @@ def test_partial_sums_stand_above_networks_trained_separately(segmenter, image, 
     ]
     labels = [np.uint8(scores.argmax(0)) for scores in sums.values()]
     labels.append(np.array(order, np.uint8)[coarse.predict([image])[0].labels])
-    for tile, expected in zip(found.tiles, labels, strict=True):
+    for panel, expected in zip(found.panels, labels, strict=True):
         drawn = overlay(image, expected, segmenter.classes, alpha=figures.alpha)
-        np.testing.assert_array_equal(tile.image, drawn)
+        np.testing.assert_array_equal(panel.image, drawn)
     assert {name for name, _ in found.keys["classes"]} == {
         segmenter.classes.names[index] for index in np.unique(np.stack(labels))
     }
     same = float((labels[4] == labels[3]).mean())
-    assert f"{100 * same:.1f} %" in found.tiles[4].note
-    assert found.tiles[3].note == ""
+    assert f"{100 * same:.1f} %" in found.panels[4].note
+    assert found.panels[3].note == ""
 
 
 def test_slow_items_say_how_far_they_are_and_stop_when_asked(random_model, image, tmp_path):
@@ -401,11 +403,11 @@ def test_a_tile_of_a_figure_has_its_scale() -> None:
     from fcnseg.viz.drawing import THEMES, heat_scale, to_pixels
     from fcnseg.viz.layout import figure
 
-    tile = Tile(np.zeros((100, 300, 3), np.uint8), "t", scale=heat_scale("0", "1", "a meaning"))
-    plain = to_pixels(figure([Section([replace(tile, scale=None)])]), THEMES["dark"])
-    drawn = to_pixels(figure([Section([tile])]), THEMES["dark"])
+    panel = Panel(np.zeros((100, 300, 3), np.uint8), "t", scale=heat_scale("0", "1", "a meaning"))
+    plain = to_pixels(figure([Section([replace(panel, scale=None)])]), THEMES["dark"])
+    drawn = to_pixels(figure([Section([panel])]), THEMES["dark"])
     assert drawn.shape[0] > plain.shape[0] + 15
-    long = replace(tile, note="a note that is much longer than the tile is wide " * 4)
+    long = replace(panel, note="a note that is much longer than the panel is wide " * 4)
     assert to_pixels(figure([Section([long])]), THEMES["dark"]).shape[0] > drawn.shape[0] + 30
 
 
@@ -414,7 +416,7 @@ def test_an_image_with_text_keeps_its_size() -> None:
     from fcnseg.viz.layout import figure
 
     image = np.random.default_rng(0).integers(0, 256, (50, 1500, 3), np.uint8)
-    section = Section([Tile(image, "t")], columns=1, as_drawn=True)
+    section = Section([Panel(image, "t")], columns=1, as_drawn=True)
     drawn = to_pixels(figure([section]), THEMES["dark"])
     assert drawn.shape[1] == 1516
     assert any((drawn[y : y + 50, 8:1508] == image).all() for y in range(drawn.shape[0] - 50))

@@ -15,7 +15,7 @@ from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
-from fcnseg.viz import Tile, View, heatmaps
+from fcnseg.viz import Panel, View, heatmaps
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import page
 from fcnseg.viz.show import SHOWN
@@ -30,13 +30,13 @@ def segmenter(random_model: Path) -> Segmenter:
 def pages_of(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """The titles of each page's tiles with skips, and the names in its key."""
+    """The titles of each page's panels with skips, and the names in its key."""
     titles, keys = [], []
 
-    def spy(tiles, *, key=(), **more):
-        titles.append([tile.title for tile in tiles])
+    def spy(panels, *, key=(), **more):
+        titles.append([panel.title for panel in panels])
         keys.append([name for name, _ in key])
-        return page(tiles, key=key, **more)
+        return page(panels, key=key, **more)
 
     monkeypatch.setattr(heatmaps, "page", spy)
     config = VizConfig.make({"source": ["a.png"], "rungs": True})
@@ -81,8 +81,8 @@ def test_the_last_stage_of_a_dilated_network_has_no_pools_name() -> None:
 
 def test_a_key_shows_each_colour_and_wraps() -> None:
     key = [(f"a long name of a class {k}", (10 * k, 200, 255 - 10 * k)) for k in range(20)]
-    tile = Tile(np.zeros((50, 300, 3), np.uint8), "title")
-    plain, drawn = page([tile]), page([tile], key=key)
+    panel = Panel(np.zeros((50, 300, 3), np.uint8), "title")
+    plain, drawn = page([panel]), page([panel], key=key)
     assert drawn.shape[1] == plain.shape[1]
     assert drawn.shape[0] > plain.shape[0] + 100
     colors = set(map(tuple, drawn.reshape(-1, 3).tolist()))
@@ -116,17 +116,17 @@ def test_skips_that_join_as_features_are_left_out_one_by_one(
     figures = HeatmapFigures.of(of_features, VizConfig(source=("a.png",)))
     view = View(figures, Frame(np.zeros((64, 64, 3), np.uint8)))
     section = SHOWN["partial-sums"](view)
-    tiles = section.tiles
+    panels = section.panels
     assert "zeros for the features of its finer skips" in section.heading
-    assert [tile.title for tile in tiles] == [
+    assert [panel.title for panel in panels] == [
         *(
             "stride 32 (like pool5) alone",
             "skips to stride 16 (like pool4)",
             "with all skips: FCN-8s",
         )
     ]
-    assert tiles[0].note.endswith("as with all skips")
-    assert SHOWN["scores"](view).tiles[1].note == "by the learned kernels"
+    assert panels[0].note.endswith("as with all skips")
+    assert SHOWN["scores"](view).panels[1].note == "by the learned kernels"
 
 
 def test_pages_of_a_video_keep_their_size(segmenter: Segmenter) -> None:

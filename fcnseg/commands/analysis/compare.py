@@ -30,7 +30,7 @@ from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, none_for_nan
 from fcnseg.metrics.bootstrap import Difference, paired_difference
-from fcnseg.models.checkpoint import refuse_twice
+from fcnseg.models.checkpoint import check_no_duplicates
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report import comparison_page
 from fcnseg.report.gallery import Gallery, Predict, fill
@@ -144,7 +144,7 @@ def compare(
             hint="fcnseg compare DATA -m A -m B; fcnseg eval DATA -m A scores one model",
         )
     models = [load_as(config, callback, model=name) for name in config.model]
-    refuse_twice([model.files for model in models])
+    check_no_duplicates([model.files for model in models])
     _refuse_other_classes(models)
     checked = examine(config.data, callback, boxes=config.fill_boxes)
     description = checked.description

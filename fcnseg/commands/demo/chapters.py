@@ -27,7 +27,7 @@ from fcnseg.io.draw import heatmap
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.backbones import shift_between
 from fcnseg.models.fcn import LearnedUpsample, crop, pad_to_multiple, size_of
-from fcnseg.viz import Tile
+from fcnseg.viz import Panel
 from fcnseg.viz.drawing import grey, heat_scale
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import page
@@ -64,12 +64,12 @@ def encoder(lab: Lab) -> Section:
     """The feature maps of each stage, and their sizes."""
     module, size = lab.networks["fcn8s"].module, lab.image.shape[:2]
     taps = module.backbone(pad_to_multiple(lab.inputs("fcn8s"), module.backbone.stride))
-    tiles = [Tile(lab.image, f"input: 3 x {size[0]} x {size[1]}")]
+    panels = [Panel(lab.image, f"input: 3 x {size[0]} x {size[1]}")]
     numbers = {}
     for stride, maps in sorted(taps.items()):
         height, width = size_of(maps)
         title = f"stride {stride}: {maps.shape[1]} maps, {height} x {width}"
-        tiles.append(Tile(mosaic(strongest(maps_of(maps), 4), (size[0], size[1])), title))
+        panels.append(Panel(mosaic(strongest(maps_of(maps), 4), (size[0], size[1])), title))
         numbers[f"maps at stride {stride}"] = float(maps.shape[1])
     return Section(
         "The downsampling encoder",
@@ -78,7 +78,7 @@ def encoder(lab: Lab) -> Section:
         "a map; each stage halves it and has more channels. From where to what: stride 2 still "
         "shows edges, stride 32 shows what is where, element by element. Four channels of each.",
         numbers,
-        page(tiles, columns=3, width=WIDTH, scale=heat_scale("low", "high", "of each map alone")),
+        page(panels, columns=3, width=WIDTH, scale=heat_scale("low", "high", "of each map alone")),
     )
 
 
@@ -89,12 +89,12 @@ def convolution(lab: Lab) -> Section:
     size = (whole.shape[0], whole.shape[1])
     both = [each.softmax(dim=0)[lab.main] for each in (found.slid, found.dense)]
     count = found.slid[0].numel()
-    tiles = [Tile(whole, "input: four images")]
+    panels = [Panel(whole, "input: four images")]
     for values, how in zip(
         both, (f"{count} windows, one by one", "1x1 convolution, one pass"), strict=True
     ):
         cells = _as_pixels(values, found.stride, size)
-        tiles.append(Tile(heatmap(grey(whole), cells, alpha=ALPHA), how))
+        panels.append(Panel(heatmap(grey(whole), cells, alpha=ALPHA), how))
     text = (
         "A fully connected layer on a feature vector is a 1x1 convolution at one place; on a map "
         f"it is the classifier at every place. Left, the classifier looked at {count} windows of "
@@ -107,7 +107,7 @@ def convolution(lab: Lab) -> Section:
         "windows that a pixel is in, on average": found.overlap,
     }
     scale = heat_scale("0", "1", f"probability of {lab.name}", image=whole, alpha=ALPHA)
-    image = page(tiles, columns=3, width=WIDTH, scale=scale)
+    image = page(panels, columns=3, width=WIDTH, scale=scale)
     place = "section 3.1, figure 2"
     return Section("A 1x1 convolution for the fully connected layer", place, text, numbers, image)
 
@@ -117,11 +117,11 @@ def heatmaps(lab: Lab) -> Section:
     prediction = lab.networks["fcn8s"].model(lab.image, probabilities=True)
     largest = np.argsort(-prediction.probabilities.mean(axis=(1, 2)), kind="stable")
     chosen = sorted(largest[:MOST_HEATMAPS].tolist())
-    tiles = [Tile(lab.image, "input"), Tile(lab.painted(prediction.labels), "prediction")]
+    panels = [Panel(lab.image, "input"), Panel(lab.painted(prediction.labels), "prediction")]
     for index in chosen:
         values, name = prediction.probabilities[index], lab.classes.names[index]
         heat = heatmap(grey(lab.image), values, alpha=ALPHA)
-        tiles.append(Tile(heat, name, f"mean {values.mean():.2f}", lab.color(index)))
+        panels.append(Panel(heat, name, f"mean {values.mean():.2f}", lab.color(index)))
     total = prediction.probabilities.sum(axis=0)
     return Section(
         "A heatmap for each class",
@@ -130,7 +130,7 @@ def heatmaps(lab: Lab) -> Section:
         "which sum to 1; the prediction is the largest.",
         {"largest deviation of the sum from 1": float(np.abs(total - 1).max())},
         page(
-            tiles,
+            panels,
             columns=3,
             width=WIDTH,
             scale=heat_scale("0", "1", "probability", image=lab.image, alpha=ALPHA),
@@ -159,15 +159,15 @@ def upsampling(lab: Lab) -> Section:
     ends, meaning = (f"{low:.1f}", f"{high:.1f}"), f"score of {lab.name}"
     scale = heat_scale(*ends, meaning, image=lab.image, alpha=ALPHA)
     drawn = [
-        Tile(lab.heat(each, low, high), title, scale=scale)
+        Panel(lab.heat(each, low, high), title, scale=scale)
         for each, title in zip(maps, titles, strict=True)
     ]
     start, kernel = (each.weight[lab.main, lab.main].float() for each in (bilinear, layer))
     spread = f"{float((kernel - start).min()):.3f} to {float((kernel - start).max()):+.3f}"
     drawn += [
-        Tile(squares(start, size), "bilinear kernel"),
-        Tile(squares(kernel, size), "learned kernel"),
-        Tile(squares(kernel - start, size), "learned minus bilinear", spread),
+        Panel(squares(start, size), "bilinear kernel"),
+        Panel(squares(kernel, size), "learned kernel"),
+        Panel(squares(kernel - start, size), "learned minus bilinear", spread),
     ]
     side = kernel.shape[-1]
     return Section(
@@ -236,18 +236,18 @@ def three_networks(lab: Lab) -> Section:
     """FCN-32s, FCN-16s and FCN-8s, each trained from the one before."""
     names = ("fcn32s", "fcn16s", "fcn8s")
     found = {name: lab.networks[name].model(lab.image).labels for name in names}
-    tiles = [Tile(lab.image, "input")]
+    panels = [Panel(lab.image, "input")]
     for name in names:
         title, miou = f"FCN-{name.removeprefix('fcn')}", lab.networks[name].miou
-        tiles.append(Tile(lab.painted(found[name]), title, f"mIoU {100 * miou:.1f}"))
-    tiles.append(Tile(lab.painted(lab.labels), "labels"))
+        panels.append(Panel(lab.painted(found[name]), title, f"mIoU {100 * miou:.1f}"))
+    panels.append(Panel(lab.painted(lab.labels), "labels"))
     return Section(
         "FCN-32s, FCN-16s, FCN-8s",
         "section 4.2, figure 4, table 2",
         "Three networks. FCN-16s starts from the trained FCN-32s, with a score layer of zeros on "
         "stride 16, so that it begins where the other ended; FCN-8s starts from FCN-16s.",
         {f"mIoU, {name}": lab.networks[name].miou for name in names},
-        page(tiles, columns=5, width=WIDTH, key=lab.key(lab.labels, *found.values())),
+        page(panels, columns=5, width=WIDTH, key=lab.key(lab.labels, *found.values())),
     )
 
 
@@ -276,10 +276,10 @@ def any_size(lab: Lab) -> Section:
     wide = np.hstack([lab.image, lab.more[0]])
     images = (part, lab.image, wide)
     canvas = (max(i.shape[0] for i in images), max(i.shape[1] for i in images))
-    tiles, labels = [], [model(image).labels for image in images]
+    panels, labels = [], [model(image).labels for image in images]
     for image, found in zip(images, labels, strict=True):
         title = f"{image.shape[0]} x {image.shape[1]} in, {found.shape[0]} x {found.shape[1]} out"
-        tiles.append(Tile(on_canvas(lab.painted(found, image), canvas), title))
+        panels.append(Panel(on_canvas(lab.painted(found, image), canvas), title))
     inside = labels[1][height // 8 : height // 8 + len(part), : part.shape[1]]
     return Section(
         "Any input size",
@@ -288,7 +288,7 @@ def any_size(lab: Lab) -> Section:
         "stride and the logits are cropped. A part of the image gets nearly the labels that it "
         "has in the complete one, apart from what it can't see any more.",
         {"pixels of the part with the same label": float((inside == labels[0]).mean())},
-        page(tiles, columns=3, width=WIDTH, key=lab.key(*labels)),
+        page(panels, columns=3, width=WIDTH, key=lab.key(*labels)),
     )
 
 

@@ -1,6 +1,6 @@
-"""Model files -> Segmenters: which engine runs one, by its format and precision, or the fastest.
+"""Load model files as Segmenters; choose the engine by format and precision, or the fastest.
 
-Several files, or several views of an image, become one Segmenter that averages probabilities.
+Several files, or several views of an image, give one Segmenter that averages probabilities.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from fcnseg.engines.pytorch import TorchEngine
 
 CONVERSION = 3
-"""Raised when converted files change, so that old ones in the cache are not used."""
+"""Version of converted files, so that older ones in the cache are not used."""
 
-MOST_KEPT = 30
+MAX_CACHED = 30
 """Conversions in the cache; each is as large as its checkpoint."""
 
 _ONLY: dict[str, EngineName] = {".xml": "openvino", ".tflite": "litert", ".pte": "executorch"}
-"""The engines that run files of which no other one does."""
+"""The formats that only one engine runs."""
 
 WORTH_CONVERTING = 1500
-"""Frames from which on a faster engine makes up for its conversion (10 to 40 s, once)."""
+"""Minimum number of frames for which a conversion (10 to 40 s, once) pays off."""
 
 
 def load(
@@ -57,29 +57,28 @@ def load(
     tta: bool = False,
     callback: Callback = no_callback,
 ) -> Segmenter:
-    """A segmenter from a model file, or from several whose probabilities are averaged.
+    """Load a segmenter from a model file, or from several whose probabilities are averaged.
 
     model: a pretrained model's name ("nuclei"; docs/infer.md lists them), a .safetensors
         checkpoint, an exported .onnx, .xml, .tflite or .pte, or the folder of a run or of
-        save_pretrained (its best); None or "best": of the newest run.
-        A list of them averages models of the same classes, in whatever order; each sees an
-        image at its own short side.
+        save_pretrained (its best checkpoint); None or "best": that of the newest run.
+        A list averages models with the same classes, in any order; each resizes images to its own
+        short side.
     device: "auto", "cpu", "cuda", "cuda:1", "mps", a torch.device, or the number of a CUDA device.
-    engine: "auto" is torch, or what runs faster on this machine if it is installed and the
-        conversion is there already or worth its time.
-    frames: how many frames will come, if known: it decides whether a conversion is.
-    parallel: for many images: on a CPU several are computed in parallel, which takes longer for
-        one and less for all, and more memory.
-    short_side: resize the short side to so many pixels, 0 for no resizing; without it, what the
-        model was trained with.
-    show_bands: of a model of other bands than RGB, which of them images show: "4,3,2".
+    engine: "auto" is torch, or a faster one on this machine, if it is installed and the model is
+        already converted or `frames` are enough to make the conversion worthwhile.
+    frames: the expected number of frames, if known.
+    parallel: for many images: a CPU computes several in parallel, which increases throughput,
+        latency and memory.
+    short_side: resize the short side to this many pixels, 0 for no resizing; None: as in training.
+    show_bands: for a model of other bands than RGB, those to display: "4,3,2".
     tta: test-time augmentation: probabilities are averaged over four scales, each also mirrored.
 
         model = fcnseg.load("nuclei")
-        careful = fcnseg.load(["nuclei"], tta=True)
+        with_tta = fcnseg.load(["nuclei"], tta=True)
 
-    A process that is forked afterwards can use the model, too; it computes in one thread. On a GPU
-    it has to load the model itself (OptionError).
+    A process that is forked later can use the model as well, in one thread. On a GPU it has to
+    load the model itself (OptionError).
 
     Raises CheckpointError, OptionError, MissingExtra.
     """
@@ -98,11 +97,11 @@ def load(
 
 
 OF_A_CONFIG = ("model", "engine", "device", "precision", "short_side", "show_bands", "tta")
-"""The options that say which model is loaded and how."""
+"""The options that select a model and how it is loaded."""
 
 
 def load_as(config: Options, callback: Callback, **others: Any) -> Segmenter:
-    """`load` as a command's options say, for many images; others: in place of these."""
+    """`load` with a command's options, for many images; others: arguments that override them."""
     chosen = {name: getattr(config, name) for name in OF_A_CONFIG if hasattr(config, name)}
     return load(**{**chosen, "parallel": True, **others}, callback=callback)
 
@@ -127,11 +126,11 @@ def _engine_of(path: Path, options: EngineOptions) -> Engine:
 
 
 def averaged(models: Sequence[Segmenter], *, tta: bool = False) -> Segmenter:
-    """A segmenter whose probabilities are the mean of those of several, or of several views.
+    """Average the probabilities of several segmenters, or of several views of an image.
 
-    tta: each sees an image at four scales, each also mirrored. Classes are matched by name and
-    are in the first one's order. OptionError where they differ, where images are read in other
-    bands, and with `tta` for a file that resizes images itself.
+    tta: run each at four scales, each also mirrored. Classes are matched by name and are in the
+    first model's order. OptionError when classes or bands differ, and with `tta` for a file that
+    resizes images itself.
     """
     first = models[0]
     for other in models[1:]:
@@ -148,7 +147,7 @@ def averaged(models: Sequence[Segmenter], *, tta: bool = False) -> Segmenter:
         first.path if len(models) == 1 else None,
         first.extra,
         first.options,
-        None if any(one.reopen is None for one in models) else partial(_moved, models, tta),
+        None if any(one.reopen is None for one in models) else partial(_averaging_on, models, tta),
         tuple(models),
     )
 
@@ -162,7 +161,7 @@ def _averaging(models: Sequence[Segmenter], tta: bool) -> AveragingEngine:
     return AveragingEngine(members, scales=SCALES if tta else (1.0,), mirrored=tta)
 
 
-def _moved(models: Sequence[Segmenter], tta: bool, options: EngineOptions) -> Engine:
+def _averaging_on(models: Sequence[Segmenter], tta: bool, options: EngineOptions) -> Engine:
     return _averaging([one.to(options.device) for one in models], tta)
 
 
@@ -188,7 +187,10 @@ def _refuse_other_outputs(first: Segmenter, other: Segmenter) -> None:
 def open_engine(
     path: Path, options: EngineOptions, callback: Callback
 ) -> tuple[Engine, Checkpoint]:
-    """An engine for a model file, and the file's header (a Checkpoint without weights)."""
+    """Open an engine for a model file; return it and the checkpoint.
+
+    For an exported file, the Checkpoint has no weights.
+    """
     known = ("auto", "torch", *ENGINES)
     if options.engine not in known:
         raise OptionError(f"No engine {options.engine!r}; known: {', '.join(known)}.")
@@ -212,14 +214,14 @@ def open_engine(
         return _open_torch(checkpoint, options), checkpoint
     if options.engine == "auto":
         return _open_fastest(checkpoint, path, options, callback), checkpoint
-    engine, _ = _open_exported(_converted(checkpoint, path, _kept(path), callback), options)
+    engine, _ = _open_exported(_converted(checkpoint, path, _cached_path(path), callback), options)
     return engine, checkpoint
 
 
 def preprocess_outside(header: Checkpoint, path: Path, short_side: int | None) -> Preprocess:
-    """How images are prepared for a file, with another short side where one is requested.
+    """The preprocessing to be done outside a file, with the requested short side.
 
-    OptionError where the file resizes them itself, to another one.
+    OptionError when the file resizes images itself, to another short side.
     """
     preprocess = header.preprocess.at(short_side)
     if not resizes_itself(header.extra):
@@ -267,7 +269,7 @@ def _open_exported(path: Path, options: EngineOptions) -> tuple[Engine, Checkpoi
         return engine, header
     from fcnseg.inference.loading.fastest import fastest_for_file
 
-    record = _kept(path).with_suffix(".json")
+    record = _cached_path(path).with_suffix(".json")
     fastest = fastest_for_file(path, record, options.frames, header.preprocess.bands)
     return (
         (engine, header)
@@ -279,15 +281,15 @@ def _open_exported(path: Path, options: EngineOptions) -> tuple[Engine, Checkpoi
 def _open_fastest(
     checkpoint: Checkpoint, path: Path, options: EngineOptions, callback: Callback
 ) -> Engine:
-    """What runs fastest on this processor, where finding out is worth its time; else torch."""
+    """Open the fastest engine on this CPU if it is known or worth measuring; otherwise torch."""
     in_torch = _open_torch(checkpoint, options)
     if in_torch.device != "cpu" or in_torch.precision != "f32":
         return in_torch
     few = options.frames < WORTH_CONVERTING
     if few and not (cache_folder() / "engines").is_dir():
         return in_torch
-    kept = _kept(path)
-    record = kept.with_suffix(".json")
+    cached = _cached_path(path)
+    record = cached.with_suffix(".json")
     if few and not record.is_file():
         return in_torch
     from fcnseg.inference.loading.fastest import (
@@ -301,42 +303,44 @@ def _open_fastest(
     name = recorded_fastest(record)
     try:
         if name is None and not few:
-            converted = _converted(checkpoint, path, kept, callback)
+            converted = _converted(checkpoint, path, cached, callback)
             name = fastest_engine(in_torch, converted, record, checkpoint.preprocess.bands)
             callback(Message(f"The fastest engine for {path.name} on this machine is {name}."))
         if name is None or name == "torch":
             return in_torch
         options = replace(options, engine=name, device="auto", precision="auto")
-        return _open_exported(_converted(checkpoint, path, kept, callback), options)[0]
-    except (CheckpointError, MediaError) as error:  # not what was asked for: torch runs it, too
+        return _open_exported(_converted(checkpoint, path, cached, callback), options)[0]
+    except (CheckpointError, MediaError) as error:  # the engine is optional: torch works as well
         callback(Message(f"{path.name} runs in torch, not in a faster engine. {error.message}"))
         return in_torch
 
 
-def _kept(path: Path) -> Path:
-    """Where the conversion of a checkpoint is kept, whether it is there or not."""
+def _cached_path(path: Path) -> Path:
+    """The path of a checkpoint's conversion in the cache, which may not exist yet."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return cache_folder() / "engines" / f"{digest[:32]}-{CONVERSION}.onnx"
 
 
-def _converted(checkpoint: Checkpoint, path: Path, kept: Path, callback: Callback) -> Path:
-    """The checkpoint as ONNX, from the cache or made now; verified before it is kept."""
-    if not kept.is_file():
-        text = f"Converting {path.name}, which takes up to a minute (once; kept in {kept.parent})"
+def _converted(checkpoint: Checkpoint, path: Path, cached: Path, callback: Callback) -> Path:
+    """Return the checkpoint as ONNX, from the cache or converted and verified now."""
+    if not cached.is_file():
+        text = (
+            f"Converting {path.name}, which takes up to a minute (once; cached in {cached.parent})"
+        )
         callback(Message(text))
         from fcnseg.exporting import convert
         from fcnseg.exporting.graph import GraphOptions
 
         before_computing()
-        convert(checkpoint, kept, "onnx", options=GraphOptions(resizes=False))
-        _forget_oldest(kept.parent)
-    return kept
+        convert(checkpoint, cached, "onnx", options=GraphOptions(resizes=False))
+        _delete_oldest(cached.parent)
+    return cached
 
 
-def _forget_oldest(folder: Path) -> None:
-    """Keep the newest conversions only."""
+def _delete_oldest(folder: Path) -> None:
+    """Delete all but the newest conversions."""
     found = sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime_ns)
-    for path in found[:-MOST_KEPT]:
+    for path in found[:-MAX_CACHED]:
         path.unlink(missing_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How predictions look, and what is written of them: the registry of outputs."""
+"""Draw predictions and encode them as files: the registry of outputs."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from fcnseg.io.sources.base import Frame
 
 @dataclass(frozen=True)
 class Renderer:
-    """How predictions look.
+    """Draws and encodes predictions.
 
     alpha: opacity of the colors over the image. only: the classes that are drawn and whose
-        probabilities are written, None: all (labels of others are 255 before they come here).
-    legend: whether images have one at their right. simplify: see fcnseg.io.annotations.polygons.
+        probabilities are written, None: all (labels of other classes are 255 already).
+    legend: add a legend at the right. simplify: see fcnseg.io.annotations.polygons.
     """
 
     classes: ClassMap
@@ -49,7 +49,7 @@ class Renderer:
 
     @classmethod
     def of(cls, config: InferConfig, classes: ClassMap) -> Renderer:
-        """As the options say; OptionError for a class there is not."""
+        """Create it from options; OptionError for an unknown class."""
         if config.palette is not None:
             classes = classes.with_palette(config.palette)
         only = frozenset(classes.index_of(name) for name in config.classes) or None
@@ -57,7 +57,7 @@ class Renderer:
 
     @property
     def drawn(self) -> list[int]:
-        """The classes that overlays and annotations have: see fcnseg.io.draw."""
+        """The classes in overlays and annotations: see fcnseg.io.draw."""
         return drawn_classes(self.classes, self.only)
 
     def overlay(self, frame: Frame, prediction: PredictedArrays) -> NDArray[np.uint8]:
@@ -67,7 +67,7 @@ class Renderer:
         )
 
     def place(self, kind: str, frame: Frame) -> bytes | None:
-        """The file NAME.png.aux.xml beside an image of a kind, for frames with a georeference."""
+        """The content of NAME.png.aux.xml beside an image, for frames with a georeference."""
         if kind != "labels" and (kind not in ("overlay", "color") or self.legend):
             return None
         found = frame.georeference
@@ -86,13 +86,13 @@ class Renderer:
         return np.hstack([drawn, self.legend_of(kind, drawn.shape[0])])
 
     def legend_of(self, kind: str, height: int) -> NDArray[np.uint8]:
-        """The legend beside an image of a kind: of all classes that may be drawn."""
+        """The legend beside an image of a kind, with all classes that may be drawn."""
         everything = kind == "color" and self.only is None
         listed = range(len(self.classes)) if everything else self.drawn
         return _legend(self.classes, height, tuple(listed))
 
     def encode(self, kind: str, frame: Frame, prediction: PredictedArrays, path: Path) -> bytes:
-        """The bytes of a file of a kind in OUTPUTS; path: where it will be."""
+        """Encode a file of a kind in OUTPUTS; path: where it will be written."""
         return OUTPUTS[kind].encode(self, frame, prediction, path)
 
 
@@ -123,9 +123,9 @@ def _encode_probabilities(
 
 
 class Output(NamedTuple):
-    """A kind of file that is written for each frame: its suffix, and what makes its bytes.
+    """A kind of file that is written for each frame: its suffix and its encoder.
 
-    beside: the name of a file beside them, and what makes it of the classes.
+    beside: name and encoder of one more file in their folder, for the classes.
     """
 
     suffix: str
@@ -163,31 +163,31 @@ OUTPUTS = {
         ("classes.txt", class_list),
     ),
 }
-"""The outputs for each frame: a new one is a function and a line."""
+"""The outputs for each frame; to add one, write a function and add a line."""
 
 SUFFIXES = {name: output.suffix for name, output in OUTPUTS.items()}
-"""How the file of each output ends."""
+"""The file suffix of each output."""
 
 TOOLS: Mapping[str, Callable[[ClassMap, Sequence[int], float], Annotations]] = {
     "coco": lambda classes, *_: Coco(classes),
     "cvat": Cvat,
     "labelstudio": LabelStudio,
 }
-"""What makes the file of an annotation tool: a new one is a line here and one in COMBINED."""
+"""The writers for annotation tools; to add one, add a line here and one in COMBINED."""
 
 COMBINED = {"coco": "coco.json", "cvat": "annotations.xml", "labelstudio": "labelstudio.json"}
-"""The outputs that are one file of all frames, and what it is called."""
+"""The outputs that are one file for all frames, and its name."""
 
 
 class Pace:
-    """Keeps to a video's own times; where the network is slower, the time stands still for it."""
+    """Paces the display by a video's timestamps; if the network is slower, the clock is delayed."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._began: float | None = None
 
     def left(self, seconds: float) -> float:
-        """Seconds until a frame's time in the video has come; 0 or less: it has."""
+        """Seconds until a frame is due; 0 or less if it is due."""
         now = self._clock()
         if self._began is None or now > self._began + seconds:
             self._began = now - seconds
@@ -195,10 +195,10 @@ class Pace:
 
 
 class WindowSink:
-    """Shows each frame with its prediction until q, Esc or the window's own cross.
+    """Shows each frame with its prediction until q or Esc is pressed or the window is closed.
 
-    hold: the last image stays until a key ends it (single images). paced: no frame is shown before
-    its time (videos); where the network is slower, the time stands still for it.
+    hold: keep the last image until then (single images). paced: show no frame before its time
+    (videos), see Pace.
     OptionError when there is no display.
     """
 
@@ -233,7 +233,7 @@ class WindowSink:
         self._window.show(np.hstack([image, key]), text)
 
     def wait(self) -> None:
-        """Wait for the user, where the last image is to stay."""
+        """With `hold`, wait until the user closes the window."""
         while self._hold and self._window.shown and not self.ended:
             self._window.listen(50)
 
@@ -242,7 +242,7 @@ class WindowSink:
         self._window.close()
 
     def _speed(self) -> float:
-        """Frames a second, by the time since the last one."""
+        """Frames per second, from the time since the last one."""
         now = self._clock()
         seconds, self._last = now - self._last, now
         return 1 / max(seconds, 1e-6)

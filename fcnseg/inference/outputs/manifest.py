@@ -1,4 +1,4 @@
-"""Which frames of a job are done: a JSON line for each, in the folder of their outputs."""
+"""The manifest of finished frames: a JSON line for each, in the folder of the outputs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from fcnseg.overwriting import MANIFEST as NAME
 from fcnseg.overwriting import mark, refuse_folder_of_others
 from fcnseg.remote import RemotePath
 
-_SECONDS = 5.0
-"""Of work at most is done again when a job that writes to remote storage is killed."""
+_FLUSH_SECONDS = 5.0
+"""Work that has to be repeated at most when a job that writes to remote storage is killed."""
 
 
 class Manifest:
-    """A JSON line for each frame whose outputs are all in a folder, in the folder itself.
+    """A file in an output folder with a JSON line for each frame whose outputs are all there.
 
-    A file that can't be read has a line, too: why, under "failed"; so has a video of which
-    a file of all frames is made, under "files".
+    Files that can't be read have a line as well, with the reason under "failed"; videos for which
+    one file of all frames is written have one with "files".
 
-    kinds: the outputs of a frame. job: whatever else they depend on (model, options); lines
-    of another job, and of a file that has changed since, do not count, nor what another job
-    has written over since. resume: take over what an earlier run has done. rank: which of
-    several processes this is; each writes lines of its own (appending to one file is not safe
-    on network drives) until they are joined.
+    kinds: the outputs of a frame. job: everything else they depend on (model, options). Ignored are
+    lines of other jobs, of inputs that have changed since, and outputs that another job has
+    overwritten. resume: read the lines of earlier runs. rank: of this process; each process writes
+    its own file (appending to one is not safe on network drives) until `join`.
     """
 
     def __init__(
@@ -61,13 +60,13 @@ class Manifest:
             self._read()
 
     def begin(self) -> None:
-        """Mark the folder as one of outputs; OptionError when what lies there is not ours."""
+        """Mark the folder as ours; OptionError when it contains other files."""
         if self._path.name == NAME:
             refuse_folder_of_others(self._folder, self._kinds)
             mark(self._folder)
 
     def has(self, name: str, path: Path) -> bool:
-        """Whether a frame's outputs are there, and made from its file as it is now."""
+        """Whether a frame's outputs exist, made from the current version of its file."""
         if self._done.get(name) != stamp(path):
             return False
         return all(
@@ -76,7 +75,7 @@ class Manifest:
         )
 
     def add(self, frame: Frame, file: Path | None = None) -> None:
-        """A frame's outputs are there. file: what it was in, if it is no file of its own."""
+        """Record that a frame's outputs are written. file: that contains the frame, if several."""
         path = frame.path or file
         if path is None:
             return
@@ -87,33 +86,33 @@ class Manifest:
             self._done[frame.name] = seen  # a watched file that has changed
 
     def fail(self, path: Path, why: str) -> None:
-        """A file can't be read as it is now."""
+        """Record that the current version of a file can't be read."""
         name = str(path.absolute())
         line = {"name": name, "job": self._job, "stamp": stamp(path), "failed": why}
         if self._failed.get(name) != line["stamp"]:
             self._append(line)
 
     def has_failed(self, path: Path) -> bool:
-        """Whether an earlier run could not read a file, and it has not changed since."""
+        """Whether an earlier run could not read a file that has not changed since."""
         return self._failed.get(str(path.absolute())) == stamp(path)
 
     def finish(self, path: Path, files: Sequence[Path], frames: int) -> None:
-        """The files of all frames of a video are there."""
+        """Record that the files of all frames of a video are written."""
         made = [str(file.relative_to(self._folder)) for file in files]
         line = {"name": str(path.absolute()), "job": self._job, "stamp": stamp(path)}
         self._append({**line, "files": made, "frames": frames})
 
     def finished(self, path: Path) -> int:
-        """Of how many frames a video's files are, made from it as it is now; 0: they are not."""
+        """The frames in a video's files; 0 if they are missing or the video has changed."""
         line = self._videos.get(str(path.absolute()))
         if line is None or line["stamp"] != stamp(path):
             return 0
         return int(line["frames"]) * all((self._folder / file).exists() for file in line["files"])
 
     def join(self) -> None:
-        """One file of all processes' lines, once they have ended.
+        """Merge the files of all processes into one after they have ended.
 
-        Added to what is there, which another run may write to, or join, at the same time.
+        Lines are appended, because another run may write to the file, or join, at the same time.
         """
         self.flush()
         others, lines = [path for path in self._paths() if path.name != NAME], list[bytes]()
@@ -131,7 +130,7 @@ class Manifest:
             path.unlink(missing_ok=True)
 
     def recorded(self, rank: int) -> int:
-        """How many frames another process has recorded as done, before all are joined."""
+        """How many frames another process has recorded as done, before `join`."""
         own = f"manifest-{rank}.jsonl" if rank else NAME
         paths = [self._folder / own, *self._folder.glob(f"manifest-{rank}-*.jsonl")]
         lines = [line for path in paths if path.exists() for line in path.read_bytes().splitlines()]
@@ -141,7 +140,7 @@ class Manifest:
         )
 
     def flush(self) -> None:
-        """Write the lines that wait, a file of their own: remote storage can't append to one."""
+        """Write pending lines to a new file: remote storage does not support appending."""
         if self._waiting:
             path = self._folder / f"manifest-{self._rank}-{time.time_ns()}.jsonl"
             write_bytes(path, "".join(self._waiting).encode())
@@ -149,10 +148,10 @@ class Manifest:
         self._flushed = time.monotonic()
 
     def _is_there(self, path: Path) -> bool:
-        """Whether an output is there; a remote folder is listed once instead of asked each time."""
+        """Whether an output exists; a remote folder is listed only once."""
         if not isinstance(self._folder, RemotePath):
             with contextlib.suppress(OSError):
-                # A crash of the machine may leave empty files; YOLO's are, without objects.
+                # A crash may leave empty files; YOLO's are empty when there are no objects.
                 return path.stat().st_size > 0 or path.suffix == ".txt"
             return False
         if self._there is None:
@@ -163,7 +162,7 @@ class Manifest:
     def _append(self, line: Mapping[str, Any]) -> None:
         if isinstance(self._folder, RemotePath):
             self._waiting.append(json.dumps(line) + "\n")
-            if time.monotonic() - self._flushed > _SECONDS:
+            if time.monotonic() - self._flushed > _FLUSH_SECONDS:
                 self.flush()
             return
         try:
@@ -177,7 +176,7 @@ class Manifest:
     def _read(self) -> None:
         for path in self._paths():
             for text in path.read_bytes().splitlines():
-                with contextlib.suppress(*PARSE_ERRORS):  # cut by a crash: not done
+                with contextlib.suppress(*PARSE_ERRORS):  # a line truncated by a crash: not done
                     line = json.loads(text)
                     if line["job"] != self._job:
                         self._forget(line)
@@ -189,7 +188,7 @@ class Manifest:
                     known[line["name"]] = line["stamp"]
 
     def _forget(self, line: Mapping[str, Any]) -> None:
-        """Another job wrote this line: what it wrote over is not ours any more."""
+        """Drop the outputs that another job has overwritten according to its line."""
         if "files" in line:
             ours = self._videos.get(line["name"], {"files": []})
             if set(ours["files"]) & set(line["files"]):
@@ -198,16 +197,16 @@ class Manifest:
             self._done.pop(line["name"], None)
 
     def _paths(self) -> list[Path]:
-        """The joined lines, then those that came later, as they are there."""
+        """The existing files, oldest first: the joined one, then those of processes."""
         found = self._folder.glob("manifest*.jsonl")
-        return sorted(found, key=lambda path: (path.name != NAME, path.name))  # oldest first
+        return sorted(found, key=lambda path: (path.name != NAME, path.name))
 
 
 def next_free(parent: Path, name: str) -> Path:
-    """parent/name1, or with the first number above those taken.
+    """Create and return parent/name1, or with the next unused number.
 
-    The folder is made at once: of two commands that start together each gets its own. It is
-    removed when the process ends and has written nothing there.
+    The folder is created at once, so that commands started at the same time get different ones. It
+    is removed when the process exits without having written to it.
     """
     paths = (path for path in numbered(parent, name) if not path.exists())
     path = next(path for path in paths if _is_made(path))
@@ -216,7 +215,7 @@ def next_free(parent: Path, name: str) -> Path:
 
 
 def _is_made(path: Path) -> bool:
-    """Whether a folder could be made by us; True where none can, which its first file reports."""
+    """Try to create a folder; False if it exists. Other errors are reported on the first write."""
     try:
         path.mkdir(parents=True)
     except FileExistsError:
@@ -233,7 +232,7 @@ def _remove_unused_run(folder: Path) -> None:
 
 
 def remove_unused(folder: Path) -> None:
-    """Remove a folder of outputs in which there is nothing but its mark."""
+    """Remove an output folder that contains nothing but its manifest."""
     mark = folder / NAME
     if isinstance(folder, RemotePath):
         return
@@ -243,14 +242,14 @@ def remove_unused(folder: Path) -> None:
                 return
         lines = mark.read_bytes().splitlines() if mark.exists() else []
         if not all(b'"fcnseg"' in line or b'"failed"' in line for line in lines):
-            return  # something was there
+            return  # it lists outputs
         mark.unlink(missing_ok=True)
         for place, _, _ in os.walk(folder, topdown=False):
             Path(place).rmdir()
 
 
 def _ends_line(path: Path) -> bool:
-    """Whether a file is not there, is empty, or its last line is complete: not cut by a crash."""
+    """Whether a file is missing, is empty, or ends with a complete line."""
     try:
         with path.open("rb") as file:
             if file.seek(0, os.SEEK_END) == 0:

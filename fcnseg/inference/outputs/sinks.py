@@ -1,7 +1,7 @@
-"""Where predictions go: files in a folder, one file, a video.
+"""Sinks write predictions: to files in a folder, one file, a video.
 
-A sink takes frames with their predictions in order and finishes with `close`. What is drawn
-is in `fcnseg.io.draw`; windows are in `window`.
+A sink takes frames with their predictions in order and finishes with `close`. Drawing is in
+`fcnseg.io.draw`; the window is in `fcnseg.inference.outputs`.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote import UPLOADS, RemotePath
 
 FOLDER_FPS = Fraction(10)
-"""Frames a second of a video made of images, which have no rate."""
+"""Frame rate of a video made of images, which have none."""
 
 
 class Sink(Protocol):
     """Takes predictions, in order."""
 
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
-        """Take one frame with its prediction; MediaError when it can't be written."""
+        """Write one frame's prediction; MediaError when it can't be written."""
 
     def close(self, *, complete: bool = True) -> list[Path]:
-        """Finish; the files or folders there are now.
+        """Finish; return the files or folders written.
 
-        complete: False when frames are missing (an error, Ctrl-C): what is there is kept, but
-        does not replace something complete.
+        complete: False when frames are missing (an error, Ctrl-C): partial output is kept, but
+        does not replace a complete file.
         """
 
 
@@ -75,10 +75,10 @@ class FileSink:
 
 
 class SequenceSink:
-    """A file of one kind for each frame, by a pattern (frame_%04d.png), numbered from 1 on."""
+    """A file of one kind for each frame, named by a pattern (frame_%04d.png), numbered from 1."""
 
     _AHEAD = 64
-    """So many names are listed as outputs before their files are written, in case of a SIGKILL."""
+    """Names recorded as outputs in advance of their files, in case of a SIGKILL."""
 
     def __init__(self, pattern: Path, kind: str, renderer: Renderer) -> None:
         self._pattern, self._kind, self._renderer = pattern, kind, renderer
@@ -94,7 +94,7 @@ class SequenceSink:
         self._count += 1
 
     def close(self, *, complete: bool = True) -> list[Path]:
-        """Tell later commands which files are outputs: the pattern, if there was a frame."""
+        """Record the files in a manifest for later commands; the pattern, if there was a frame."""
         del complete
         if not self._count:
             return []
@@ -105,12 +105,12 @@ class SequenceSink:
         folder = self._pattern.parent
         names = [self._pattern.name % number for number in range(1, self._marked + 1)]
         unused = [name for name in names[count:] if not (folder / name).exists()]
-        with contextlib.suppress(OptionError, MediaError):  # somebody's own manifest is kept
+        with contextlib.suppress(OptionError, MediaError):  # another program's manifest is kept
             mark(folder, names[:count], not_there=unused)
 
 
 class PipeSink:
-    """A video on standard output, each frame when it is ready; it has the first one's size."""
+    """A video on standard output, written frame by frame; it has the first frame's size."""
 
     def __init__(self, kind: str, renderer: Renderer, source: Source, container: Container) -> None:
         self._kind, self._renderer, self._source = kind, renderer, source
@@ -118,7 +118,7 @@ class PipeSink:
         self._writer: StreamWriter | None = None
 
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
-        """Pass the frame's image on; BrokenPipeError when nobody reads any more."""
+        """Write the frame's image; BrokenPipeError when the reader has closed the pipe."""
         image = prediction.labels
         if self._kind != "labels":
             image = self._renderer.draw(self._kind, frame, prediction)
@@ -145,11 +145,10 @@ class PipeSink:
 
 
 class FolderSink:
-    """A sub-folder for each kind, in it a file for each frame: OUT/overlay/NAME.png.
+    """A sub-folder for each kind with a file for each frame: OUT/overlay/NAME.png.
 
-    Files are made by several threads: their order does not matter, but for one name the latest
-    frame's are left. done: called with each
-    frame whose files are all there, by one thread at a time.
+    Several threads write files in any order; of frames with the same name, the last one's files
+    remain. done: called with each frame whose files are all written, by one thread at a time.
     """
 
     def __init__(
@@ -163,16 +162,16 @@ class FolderSink:
         self._folder, self._kinds, self._renderer, self._done = folder, kinds, renderer, done
         workers = UPLOADS if isinstance(folder, RemotePath) else min(4, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fcnseg-files")
-        self._free = threading.BoundedSemaphore(2 * workers)
-        self._one = threading.Lock()
+        self._slots = threading.BoundedSemaphore(2 * workers)
+        self._done_lock = threading.Lock()
         self._writing: dict[str, Future[None]] = {}
         self._error: BaseException | None = None
         self._frames = 0
-        self._there: set[str] = set()  # kinds of which there is a file
+        self._kinds_written: set[str] = set()
 
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
-        """Have the frame's files written; an earlier frame's error is raised."""
-        self._free.acquire()
+        """Queue the frame's files for writing; raises an earlier frame's error."""
+        self._slots.acquire()
         self._raise()
         if not self._frames:
             self._write_beside()
@@ -183,16 +182,16 @@ class FolderSink:
         future.add_done_callback(lambda done: self._finished(frame.name, done))
 
     def flush(self) -> None:
-        """Wait for the files after the last `write`; the error of one is raised."""
+        """Wait for the files after the last `write`; raises the error of one."""
         self._pool.shutdown(wait=True)
         self._raise()
 
     def close(self, *, complete: bool = True) -> list[Path]:
-        """Wait for the files; the sub-folders that have some."""
+        """Wait for the files; return the sub-folders that have some."""
         if complete:
             self.flush()
         self._pool.shutdown(wait=True)
-        return [self._folder / kind for kind in self._kinds if kind in self._there]
+        return [self._folder / kind for kind in self._kinds if kind in self._kinds_written]
 
     def _write_beside(self) -> None:
         for kind in self._kinds:
@@ -204,17 +203,17 @@ class FolderSink:
         for kind in self._kinds:
             path = self._folder / kind / shortened(frame.name, SUFFIXES[kind])
             write_bytes(path, self._renderer.encode(kind, frame, prediction, path))
-            self._there.add(kind)
+            self._kinds_written.add(kind)
             _write_place(path, self._renderer.place(kind, frame))
         if self._done is not None:
-            with self._one:
+            with self._done_lock:
                 self._done(frame)
 
     def _finished(self, name: str, future: Future[None]) -> None:
         if self._writing.get(name) is future:  # else a later frame's files are written
             del self._writing[name]
         self._error = self._error or future.exception()
-        self._free.release()
+        self._slots.release()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -222,12 +221,12 @@ class FolderSink:
 
 
 class VideoSink:
-    """A video of one kind of image, made when the first frame comes.
+    """A video of one kind of image, opened with the first frame.
 
-    fps: None takes FOLDER_FPS. timed: frames keep their own times (a video, a camera) instead
-    of following one another at `fps`. sound: a file whose sound goes with them, to its own end
-    with whole_sound; clock: see FrameReader. is_mute: their sound is in no file. live: frames may
-    come late. The callback receives how it is encoded.
+    fps: None is FOLDER_FPS. timed: frames keep their timestamps (a video, a camera) instead
+    of a constant rate of `fps`. sound: a file whose audio is copied; with whole_sound, to its end.
+    clock: see FrameReader. is_mute: the source's audio can't be copied. live: frames may
+    come late. The callback receives a Message on the encoder.
     """
 
     def __init__(
@@ -262,7 +261,7 @@ class VideoSink:
         self._writer.write(image, time)
 
     def close(self, *, complete: bool = True) -> list[Path]:
-        """Finish and verify the video; its path."""
+        """Finish and verify the video; return its path."""
         if self._writer is None:
             return []
         path = self._writer.close(complete=complete)
@@ -298,14 +297,14 @@ class VideoSink:
 
 
 class AnnotationSink:
-    """One annotation file of all frames. What it says of them goes to the disk as they come.
+    """One annotation file for all frames; their annotations are written to disk one by one.
 
-    A frame that comes again (a watched file that has changed) replaces what there is of it.
+    Those of a repeated frame (a watched file that has changed) replace the earlier ones.
     """
 
     def __init__(self, path: Path, annotations: Annotations) -> None:
         self._path, self._annotations = path, annotations
-        self._places: dict[str, tuple[int, int]] = {}  # of each frame's piece: start, length
+        self._places: dict[str, tuple[int, int]] = {}  # frame -> start and length of its piece
         self._replaced = False
         self._stack = contextlib.ExitStack()
         try:
@@ -327,7 +326,7 @@ class AnnotationSink:
             self._file.write(piece)
 
     def close(self, *, complete: bool = True) -> list[Path]:
-        """Finish the file; its path."""
+        """Finish the file; return its path."""
         path = self._path if complete or not self._path.exists() else partial(self._path)
         with naming(path), self._stack:
             self._file.write(self._annotations.tail())

@@ -1,4 +1,4 @@
-"""The encoder: a classifier's network, tapped at strides 2 to 32; where its maps' elements lie."""
+"""The encoder: a classifier tapped at strides 2 to 32, and the alignment of its feature maps."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fcnseg.models.spec import IMAGENET, Preprocess
 from fcnseg.models.weights import State
 from fcnseg.progress import Callback
 
-PROBE = 64  # pixels; large enough for the stride to be told from the size of a map
+PROBE = 64  # pixels; large enough to infer a stride from the size of a map
 
-MARGIN_PROBE = 128  # where elements are lost at the borders
+MARGIN_PROBE = 128  # for networks that lose elements at the borders
 
 
 def known_keys(state: State, model: nn.Module) -> dict[str, Tensor]:
-    """The weights the model has a place for; a classifier's are omitted."""
+    """The weights that the model has, without those of the classifier."""
     places = model.state_dict()
     return {key: value for key, value in state.items() if key in places}
 
@@ -32,18 +32,18 @@ class BackboneSpec:
     """One entry of fcnseg.models.networks.BACKBONES.
 
     model: makes the network, randomly initialised.
-    row: its modules in the order they run, up to where a classifier pools.
-    alignment: where the elements of its maps lie, by name or as stride -> offset.
-    preprocess: what its ImageNet weights were fed with.
-    official: the ImageNet weights, as published; None when there are none.
+    layers: its modules in the order they run, up to the classifier's pooling.
+    alignment: of its feature maps, by name or as stride -> offset.
+    preprocess: of its ImageNet weights.
+    official: returns the ImageNet weights, as published; None when there are none.
     rename: published weights -> a state dict of `model`.
-    margin: pixels the image is extended by (top and left, bottom and right) for networks
-        whose unpadded kernels lose elements.
-    head: what the classifier does with the last map, as convolutions; None: nothing.
+    margin: pixels of padding (top and left, bottom and right) for networks whose unpadded
+        kernels lose elements.
+    head: the classifier as convolutions on the last map; None: not available.
     """
 
     model: Callable[[], nn.Module]
-    row: Callable[[nn.Module], list[nn.Module]]
+    layers: Callable[[nn.Module], list[nn.Module]]
     alignment: Alignment | Mapping[int, float]
     preprocess: Preprocess = IMAGENET
     official: Callable[[Callback], State] | None = None
@@ -53,14 +53,14 @@ class BackboneSpec:
 
 
 class Features(nn.Module):
-    """What every backbone is to the decoder.
+    """The interface of backbones, as the decoder uses it.
 
     channels: stride -> channels of its feature map, from fine to coarse.
-    offsets: stride -> the pixel that element 0 lies at (fcnseg.models.backbones).
-    preprocess: what its pretrained weights were fed with.
+    offsets: stride -> the pixel position of element 0 (see `Alignment`).
+    preprocess: of its pretrained weights.
     stride: input sizes must be multiples of it.
     stages: stride -> the part of the backbone that ends there.
-    output_stride: the coarsest it was allowed to get (coarser strides became dilation).
+    output_stride: the coarsest stride allowed (coarser ones became dilation).
     """
 
     channels: dict[int, int]
@@ -72,18 +72,18 @@ class Features(nn.Module):
 
 
 class Backbone(Features):
-    """A classifier's network up to its pooling, cut into stages, one per stride."""
+    """A classifier up to its pooling, split into stages, one per stride."""
 
     def __init__(
         self, name: str, spec: BackboneSpec, model: nn.Module, output_stride: int = 32
     ) -> None:
         super().__init__()
-        row = spec.row(model)
-        dilate(row, output_stride, name)
-        self.channels, cut = _shape(row, spec.margin)
+        layers = spec.layers(model)
+        dilate(layers, output_stride, name)
+        self.channels, strides = _channels_and_strides(layers, spec.margin)
         self.stages = nn.ModuleDict()
         for stride in self.channels:
-            stage = [module for module, at in zip(row, cut, strict=True) if at == stride]
+            stage = [module for module, at in zip(layers, strides, strict=True) if at == stride]
             self.stages[str(stride)] = nn.Sequential(*stage)
         kind = spec.alignment
         self.offsets = offsets(kind, self.channels) if isinstance(kind, str) else dict(kind)
@@ -110,34 +110,36 @@ class Backbone(Features):
 
 
 @torch.no_grad()
-def _shape(row: list[nn.Module], margin: tuple[int, int]) -> tuple[dict[int, int], list[int]]:
-    """Channels by stride, and the stride behind each module of the row.
+def _channels_and_strides(
+    layers: list[nn.Module], margin: tuple[int, int]
+) -> tuple[dict[int, int], list[int]]:
+    """Channels by stride, and the output stride of each module.
 
-    Found by sending a small empty image through the row, with zeros for weights: the row's own may
-    have no memory yet (device "meta"), and a pass without memory would be slower, because torch
-    then runs in Python and imports its compiler.
+    Measured by a forward pass of a small image with all weights zero: the real weights may be on
+    device "meta", where a pass would be slower, because torch then runs in Python and imports its
+    compiler.
     """
     size = MARGIN_PROBE + sum(margin) if any(margin) else PROBE
     zero = torch.zeros((), device="cpu")
     x = zero.expand(1, 3, size, size)
-    channels, cut = {}, []
-    for module in row:
+    channels, strides = {}, []
+    for module in layers:
         zeros = {name: zero.expand(value.shape) for name, value in module.state_dict().items()}
         x = torch.func.functional_call(module.eval(), zeros, (x,))
         module.train()
-        # Unpadded kernels lose an element here and there: the nearest power of two is meant.
+        # Unpadded kernels lose a few elements, so round to the nearest power of two.
         stride = 2 ** round(math.log2(size / x.shape[-1]))
         channels[stride] = x.shape[1]
-        cut.append(stride)
-    return channels, cut
+        strides.append(stride)
+    return channels, strides
 
 
 # --- bands: a backbone for images of other bands than red, green and blue. Only its first
-# convolution knows of them.
+# convolution depends on them.
 
 
 def first_convolution(backbone: nn.Module) -> tuple[str, nn.Conv2d]:
-    """The convolution that takes the image, and its name; OptionError where there is none."""
+    """The convolution on the image, and its name; OptionError when there is none."""
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Conv2d):
             if module.groups == 1:
@@ -145,12 +147,12 @@ def first_convolution(backbone: nn.Module) -> tuple[str, nn.Conv2d]:
             break
     raise OptionError(
         f"{type(backbone).__name__} has no first convolution that could take other bands than RGB.",
-        hint="take another backbone",
+        hint="use another backbone",
     )
 
 
 def take_bands(backbone: nn.Module, count: int) -> None:
-    """Have a backbone take so many bands, in place: its first kernels are those of RGB, widened."""
+    """Change a backbone's number of input bands in place, widening its first RGB kernels."""
     _, layer = first_convolution(backbone)
     layer.weight = nn.Parameter(widened(layer.weight.detach(), [None] * count))
     layer.in_channels = count
@@ -159,7 +161,7 @@ def take_bands(backbone: nn.Module, count: int) -> None:
 def with_bands(
     state: State, backbone: nn.Module, colors: Sequence[int | None] | None = None
 ) -> State:
-    """A state whose first convolution is widened to the backbone's bands where it is of RGB."""
+    """A state dict with the first convolution's RGB kernels widened to the backbone's bands."""
     name, layer = first_convolution(backbone)
     key = f"{name}.weight"
     count = layer.in_channels
@@ -169,28 +171,28 @@ def with_bands(
 
 
 def widened(weight: Tensor, colors: Sequence[int | None]) -> Tensor:
-    """Kernels (O, 3, k, k) of RGB for other bands: (O, len(colors), k, k).
+    """Widen RGB kernels (O, 3, k, k) to other bands: (O, len(colors), k, k).
 
-    colors: 0, 1, 2 for a band that is red, green, blue; None starts from the mean of the three.
-    All are scaled by 3 / bands: alike bands then give the sums that RGB gave.
+    colors: 0, 1, 2 for a band that is red, green, blue; None for the mean of the three kernels.
+    All are scaled by 3 / bands, so that identical bands give the same sums as in RGB.
     """
     mean = weight.mean(dim=1)
     kernels = [mean if color is None else weight[:, color] for color in colors]
     return torch.stack(kernels, dim=1) * (3 / len(kernels))
 
 
-# --- output stride: a backbone that stays finer, its strides turned into dilation ("hole"
-# algorithm). A convolution that would halve the map keeps its size, and all behind it look at
-# every second element instead: same weights, same receptive field, outputs twice as dense.
+# --- output stride: strides are replaced by dilation (the "hole" algorithm). A convolution that
+# would halve the map keeps its size, and all later kernels take every second element instead: same
+# weights, same receptive field, outputs twice as dense.
 
 
-def dilate(row: Sequence[nn.Module], output_stride: int, name: str) -> None:
-    """Change a row of modules in place so that it never gets coarser than output_stride.
+def dilate(layers: Sequence[nn.Module], output_stride: int, name: str) -> None:
+    """Replace strides by dilation in place, so that no map is coarser than output_stride.
 
-    Raises OptionError where pooling or even kernels downsample: there it can't be done.
+    Raises OptionError when pooling or even kernels would have to be dilated.
     """
     stride = rate = 1
-    for module in row:
+    for module in layers:
         step = _step(module)
         if rate == 1 and stride * step <= output_stride:
             stride *= step
@@ -199,7 +201,7 @@ def dilate(row: Sequence[nn.Module], output_stride: int, name: str) -> None:
 
 
 def _step(module: nn.Module) -> int:
-    """How much coarser its output is: a block downsamples once, on one or two branches."""
+    """A module's downsampling factor: a block downsamples once, on one or two branches."""
     return max((_stride(part) for part in module.modules()), default=1)
 
 
@@ -209,7 +211,7 @@ def _stride(module: nn.Module) -> int:
 
 
 def _dilated(module: nn.Module, rate: int, name: str) -> int:
-    """Dilate one module of the row; the rate for what follows."""
+    """Dilate one module in place; return the dilation rate of those after it."""
     after = rate * _step(module)
     current = rate
     for part in module.modules():
@@ -217,26 +219,26 @@ def _dilated(module: nn.Module, rate: int, name: str) -> int:
         if _stride(part) > 1 and not odd:
             raise OptionError(
                 f"The backbone {name} can't be dilated: {type(part).__name__} makes it coarser.",
-                hint="leave --output-stride at 32, or take a ResNet, MobileNet or EfficientNet",
+                hint="leave --output-stride at 32, or use a ResNet, MobileNet or EfficientNet",
             )
         if not isinstance(part, nn.Conv2d):
             continue
-        # What comes before the step, and the step itself, still sees neighbours `rate` apart.
+        # Up to and including the strided convolution, neighbours are still `rate` apart.
         kernel = part.kernel_size[0]
         part.dilation = (current, current)
         part.padding = (current * (kernel // 2), current * (kernel // 2))
         if _stride(part) > 1:
             part.stride = (1, 1)
-            if kernel > 1:  # a 1x1 is a shortcut beside the block, not a step before it
+            if kernel > 1:  # a 1x1 is the block's shortcut, parallel to its other layers
                 current = after
     return after
 
 
-def fully_connected(model: nn.Module, *, padded: bool = True) -> nn.Sequential:
-    """The layers behind the pooling of a classifier, as convolutions.
+def convolutional_head(model: nn.Module, *, padded: bool = True) -> nn.Sequential:
+    """The layers after a classifier's pooling, as convolutions with shared weights.
 
     padded: keep the size of the map (kernels of even width give one element more); otherwise
-        a map as large as the classifier's gives one output. The weights are shared.
+        a map of the size that the classifier expects gives one output.
     """
     owner: Any = model
     layers = owner.fc if hasattr(owner, "fc") else owner.classifier
@@ -253,7 +255,7 @@ def fully_connected(model: nn.Module, *, padded: bool = True) -> nn.Sequential:
 
 
 def as_convolution(layer: nn.Linear, grid: int, *, padded: bool) -> nn.Conv2d:
-    """A layer on a flattened (C, grid, grid) map as a grid x grid convolution."""
+    """Convert a linear layer on a flattened (C, grid, grid) map to a grid x grid convolution."""
     channels = layer.in_features // grid**2
     convolution = nn.Conv2d(
         channels,
@@ -270,7 +272,7 @@ def as_convolution(layer: nn.Linear, grid: int, *, padded: bool) -> nn.Conv2d:
 
 
 def split_last(layers: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
-    """All up to the last layer with weights, without dropout at the end; and that layer."""
+    """Split off the last layer with weights; the dropout before it is omitted."""
     row = list(layers.children())
     last = max(index for index, layer in enumerate(row) if list(layer.parameters()))
     before = last
@@ -279,52 +281,54 @@ def split_last(layers: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
     return nn.Sequential(*row[:before]), nn.Sequential(*row[last:])
 
 
-# --- alignment: element i of a map of stride s lies at pixel s * i + offset of the image. Decoders
-# shift what they upsample by the difference of two offsets, so that no map drifts from the image.
+# --- alignment: element i of a map of stride s is centred on pixel s * i + offset of the image.
+# Decoders shift maps by the difference of two offsets when they upsample, to keep them aligned.
 
 Alignment = Literal["centre", "corner", "same"]
-"""centre: kernels as even as their stride (VGG's 2x2 pools). corner: odd kernels, padded evenly
-(ResNet). same: odd kernels under TensorFlow's SAME padding (EfficientNet-Lite)."""
+"""centre: even kernels with even strides (VGG's 2x2 pools). corner: odd kernels, padded evenly
+(ResNet). same: odd kernels with TensorFlow's SAME padding (EfficientNet-Lite)."""
 
 
 def offset(alignment: Alignment, stride: int) -> float:
-    """The pixel that element 0 of a map of this stride lies at."""
+    """The pixel position of element 0 of a map of this stride."""
     return {"centre": (stride - 1) / 2, "corner": 0.0, "same": stride - 1.0}[alignment]
 
 
 def offsets(alignment: Alignment, strides: Iterable[int]) -> dict[int, float]:
-    """stride -> the pixel that element 0 lies at."""
+    """stride -> the pixel position of element 0."""
     return {stride: offset(alignment, stride) for stride in strides}
 
 
 def shift_between(offsets: Mapping[int, float], coarse: int, fine: int) -> float:
-    """Where element 0 of the map at stride `coarse` lies on the one at stride `fine`."""
+    """Position of element 0 of the map at stride `coarse` on the map at stride `fine`."""
     return (offsets[coarse] - offsets[fine]) / fine
 
 
 def upsample(maps: Tensor, factor: int, shift: float, size: tuple[int, int]) -> Tensor:
-    """(N, C, h, w) -> (N, C, *size), bilinear; size is (factor * h, factor * w).
+    """Upsample bilinearly: (N, C, h, w) -> (N, C, *size); size is (factor * h, factor * w).
 
-    shift: where element 0 lies on the output. The size is passed rather than computed so that a
-    traced graph knows that it equals the size of the map this is added to.
+    shift: position of element 0 on the output. The size is an argument so that a traced graph
+    knows that it equals the size of the map to which this is added.
     """
     if factor == 1:
         return maps
     if shift == (factor - 1) / 2:
         return F.interpolate(maps, size, mode="bilinear", align_corners=False)
     if shift not in (0, factor - 1):
-        return _between(_between(maps, factor, shift, size[0], 2), factor, shift, size[1], 3)
-    # The n elements and one more beyond the border span factor * n steps exactly:
+        return _interpolate(
+            _interpolate(maps, factor, shift, size[0], 2), factor, shift, size[1], 3
+        )
+    # n elements and one replicated at the border span exactly factor * n steps:
     # align_corners=True puts output j at element j / factor.
-    before = int(shift > 0)  # the spare element comes first, and its output is cut off
+    before = int(shift > 0)  # the replicated element comes first, and its output is cropped
     wider = F.pad(maps, (before, 1 - before, before, 1 - before), mode="replicate")
     spare = (size[0] + 1, size[1] + 1)
     grown = F.interpolate(wider, spare, mode="bilinear", align_corners=True)
     return grown.narrow(2, before, size[0]).narrow(3, before, size[1])
 
 
-def _between(maps: Tensor, factor: int, shift: float, length: int, axis: int) -> Tensor:
-    """Linear interpolation along one axis at any shift."""
+def _interpolate(maps: Tensor, factor: int, shift: float, length: int, axis: int) -> Tensor:
+    """Linear interpolation along one axis with any shift."""
     last = maps.shape[axis] - 1
     outputs = torch.arange(length, device=maps.device, dtype=torch.float32)
     places = ((outputs - shift) / factor).clamp(0, last)

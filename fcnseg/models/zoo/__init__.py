@@ -1,7 +1,7 @@
 """Published networks: the original FCNs (wkentaro/pytorch-fcn) and torchvision's.
 
-Those that are installed with fcnseg (nuclei), NAME.safetensors, lie beside this file, each with
-its card.
+The trained networks that come with fcnseg (nuclei) are in this folder: NAME.safetensors, each with
+its model card.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FC = 4096
 
 
 class _Skip(NamedTuple):
-    """stride and channels of a pool, what it is multiplied by, where its scores are cropped."""
+    """A pooling layer's stride and channels, the offset of its crop, the factor of its features."""
 
     stride: int
     channels: int
@@ -39,7 +39,7 @@ class _Skip(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """The names of the upsamplings from coarse to fine, the skips, the last crop."""
+    """Names of the upsampling layers from coarse to fine, the skips, the last crop's offset."""
 
     upsamples: tuple[str, ...]
     skips: tuple[_Skip, ...]
@@ -65,7 +65,7 @@ KINDS: dict[str, _Kind] = {
 class OriginalVGG(Features):
     """VGG-16 with fc6 and fc7 as convolutions, padded by 100.
 
-    slim: what the published widths are divided by (for small models in tests).
+    slim: divisor of the published widths (for small models in tests).
     """
 
     def __init__(self, slim: int = 1) -> None:
@@ -100,7 +100,7 @@ class OriginalVGG(Features):
 
 
 class OriginalDecoder(nn.Module):
-    """Scores, transposed convolutions and crops, under the port's names."""
+    """Scores, transposed convolutions and crops, with pytorch-fcn's names."""
 
     def __init__(self, kind: str, classes: int, slim: int = 1) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class OriginalDecoder(nn.Module):
         return self._finish(x, size)
 
     def skip_scores(self, taps: dict[int, Tensor], size: tuple[int, int]) -> dict[int, Tensor]:
-        """The score map of each stride, upsampled alone to the end: {s: (N, K, H, W)}."""
+        """Return the score map of each stride, upsampled on its own: {s: (N, K, H, W)}."""
         maps = {32: self.score_fr(taps[32])}
         for up, skip in zip(self.kind.upsamples, self.kind.skips, strict=False):
             maps = {stride: getattr(self, up)(x) for stride, x in maps.items()}
@@ -147,9 +147,9 @@ class OriginalDecoder(nn.Module):
 
 
 def recognise_original(state: State, name: str) -> tuple[ModelSpec, Preprocess, State] | None:
-    """What a state dict of the port is of, and its tensors under our names; None: another's.
+    """Recognise a state dict of pytorch-fcn and rename its tensors to ours; None for others.
 
-    name: of the file; it alone tells the all-at-once FCN-8s from the staged one.
+    name: of the file; only it distinguishes the all-at-once FCN-8s from the staged one.
     """
     if "score_fr.weight" not in state:
         return None
@@ -166,11 +166,11 @@ def recognise_original(state: State, name: str) -> tuple[ModelSpec, Preprocess, 
 
 
 PREPROCESS = IMAGENET.at(520)
-"""What torchvision's segmentation weights were trained with, and at which short side."""
+"""Of torchvision's segmentation weights, with the short side that they are evaluated at."""
 
 
 class _Entry(NamedTuple):
-    """One of torchvision's networks: the strides of the maps its head takes, by their names."""
+    """One of torchvision's networks: feature name -> stride, stride -> channels."""
 
     taps: dict[str, int]
     channels: dict[int, int]
@@ -208,7 +208,7 @@ class TorchvisionFeatures(Features):
 
 
 class TorchvisionHead(nn.Module):
-    """Its classifier, and torchvision's way back to the size of the image."""
+    """The head of one of torchvision's segmentation models, with bilinear upsampling."""
 
     def __init__(self, classifier: nn.Module, entry: _Entry) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class TorchvisionHead(nn.Module):
         return F.interpolate(scores, size, mode="bilinear", align_corners=False)
 
     def skip_scores(self, _taps: dict[int, Tensor], _size: tuple[int, int]) -> dict[int, Tensor]:
-        """There are none: OptionError."""
+        """OptionError: these networks have no skips."""
         raise OptionError(
             "This published network has one head and no skips.",
             hint="skips are those of a model trained with --fuse score",
@@ -230,7 +230,7 @@ class TorchvisionHead(nn.Module):
 
 
 def torchvision_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
-    """Backbone and head of one of TORCHVISION, randomly initialised."""
+    """Backbone and head of a network in TORCHVISION, randomly initialised."""
     entry = TORCHVISION[spec.backbone]
     more = {} if "lraspp" in spec.backbone else {"aux_loss": False}
     network = import_torchvision().models.get_model(
@@ -241,7 +241,7 @@ def torchvision_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
 
 
 def recognise_torchvision(state: State) -> tuple[ModelSpec, Preprocess, State] | None:
-    """What a state dict is of, and its tensors under our names; None: not torchvision's."""
+    """Recognise a state dict of torchvision and rename its tensors to ours; None for others."""
     found = _name_of(state)
     if found is None:
         return None
@@ -266,7 +266,7 @@ def voc_classes() -> ClassMap:
 
 
 def _name_of(state: State) -> tuple[str, Tensor] | None:
-    """The name, and the weights of the last layer."""
+    """The network's name and the weights of its last layer; None: not torchvision's."""
     heads = {
         "lraspp": ("classifier.low_classifier.weight", "classifier.low_classifier.weight"),
         "deeplabv3": ("classifier.0.convs.0.0.weight", "classifier.4.weight"),
@@ -291,7 +291,7 @@ NAMES: tuple[str, ...] = tuple(TORCHVISION)
 def published_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
     """Backbone and decoder of a published network, randomly initialised.
 
-    OptionError lists the known.
+    OptionError lists the known names.
     """
     if spec.backbone in KINDS:
         backbone = OriginalVGG()
@@ -303,7 +303,7 @@ def published_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
 
 
 def recognised(state: State, name: str = "") -> tuple[ModelSpec, Preprocess, State] | None:
-    """What a published state dict is of, and its tensors under our names; None: unknown.
+    """Recognise a published state dict and rename its tensors to ours; None: unknown.
 
     name: of the file.
     """
@@ -311,14 +311,14 @@ def recognised(state: State, name: str = "") -> tuple[ModelSpec, Preprocess, Sta
 
 
 def read_published(path: Path) -> tuple[ModelSpec, Preprocess, ClassMap, State]:
-    """A network in somebody else's file, recognised by the names of its weights.
+    """Read a published network's weights; the network is recognised by their names.
 
-    CheckpointError for a network that is not known here.
+    CheckpointError for an unknown network.
     """
     found = recognised(read_state(path), path.name)
     if found is None:
         raise CheckpointError(
-            f"{path} holds weights of a network that is not known here; known are "
+            f"{path} holds weights of an unknown network; known are "
             f"{', '.join(NAMES)} of torchvision and the FCN-32s, 16s and 8s of "
             "wkentaro/pytorch-fcn.",
             hint="a backbone's weights can start a training: --backbone-weights FILE",

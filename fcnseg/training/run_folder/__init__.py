@@ -1,21 +1,21 @@
-"""Run folders: where a training keeps what it makes.
+"""Run folders: the output of a training.
 
 runs/train1/
   best.safetensors   the averaged weights at the best mIoU so far
   last.safetensors   the averaged weights after the last epoch
   config.toml        every option, as resolved
-  environment.json   what it was made with: versions, machine, a digest of the data
+  environment.json   versions, machine, a digest of the data
   results.csv        a row per epoch
   report.html        the scores of the best checkpoint, with curves and images
-  dataset.toml       of a fold: which images validated
-  state.pt           everything needed to resume, bit for bit
+  dataset.toml       of a fold: the dataset with its validation images
+  state.pt           everything needed to resume bit for bit
 
 And folders of several runs, the same training with other seeds or on each fold of the data:
 
 runs/train1/
   seed0/ seed1/ ...  (or fold0/ fold1/ ...) a run folder each
-  config.toml        the options of all
-  report.json        mean and spread of the scores; of those that are finished
+  config.toml        their common options
+  report.json        mean and spread of the scores of the finished runs
   report.html        the same as a page
 """
 
@@ -44,9 +44,9 @@ Row = Mapping[str, float | int | None]
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder and the names in it.
+    """A run folder and the paths in it.
 
-    new: whether this training has made the folder itself.
+    new: whether this training has created the folder.
     """
 
     folder: Path
@@ -69,7 +69,7 @@ class RunFolder:
 
     @property
     def environment(self) -> Path:
-        """What the run was made with."""
+        """Versions, machine and a digest of the data."""
         return self.folder / "environment.json"
 
     @property
@@ -79,7 +79,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The page on the best checkpoint."""
+        """The report on the best checkpoint."""
         return self.folder / "report.html"
 
     @property
@@ -89,12 +89,12 @@ class RunFolder:
 
     @property
     def dataset(self) -> Path:
-        """Of a fold: the dataset with the images that validated in val."""
+        """Of a fold: the dataset with its validation images in val."""
         return self.folder / "dataset.toml"
 
     @property
     def sample_images(self) -> Path:
-        """The folder of validation images, drawn during training."""
+        """The folder of validation images drawn during training."""
         return self.folder / "pictures"
 
     @property
@@ -103,14 +103,14 @@ class RunFolder:
         return self.folder / "tensorboard"
 
     def write_config(self, config: TrainConfig, reasons: Mapping[str, str] | None = None) -> None:
-        """Write config.toml, with reasons by option."""
+        """Write config.toml. reasons: option -> a comment."""
         text = config.as_toml(reasons)
         write_atomically(self.config, lambda file: file.write(to_bytes(text)))
 
     def write_results(self, rows: Sequence[Row]) -> None:
-        """Write results.csv anew: exactly these rows."""
+        """Overwrite results.csv with these rows."""
         table = io.StringIO()
-        # A run that an earlier version began has fewer columns in its first rows.
+        # The first rows of runs started with an earlier version have fewer columns.
         columns = dict.fromkeys(name for row in rows for name in row) or {"epoch": None}
         writer = csv.DictWriter(table, list(columns), lineterminator="\n")
         writer.writeheader()
@@ -118,9 +118,9 @@ class RunFolder:
         write_atomically(self.results, lambda file: file.write(to_bytes(table.getvalue())))
 
     def discard(self) -> None:
-        """Remove what a training that could not start has written, and its folder if it is empty.
+        """Remove the files of a training that could not start, and its folder if it is empty.
 
-        What others have put there stays, and so do weights.
+        Other files are kept; nothing is removed if there are weights.
         """
         if self.best.exists() or self.last.exists():
             return
@@ -134,15 +134,15 @@ class RunFolder:
                 self.folder.rmdir()
 
     def epochs_done(self) -> int:
-        """Rows of results.csv; 0 when there is none that can be read."""
+        """Number of rows of results.csv; 0 when it is missing or unreadable."""
         with contextlib.suppress(OSError, *PARSE_ERRORS):
             table = io.StringIO(from_bytes(self.results.read_bytes()), newline="")
-            return max(0, sum(1 for _ in csv.reader(table)) - 1)  # a class's name may have lines
+            return max(0, sum(1 for _ in csv.reader(table)) - 1)  # class names may have newlines
         return 0
 
 
 def new_run(out: Path | None, runs: Path = RUNS) -> RunFolder:
-    """A new folder: `out`, or the next free runs/trainN. OptionError when `out` is taken."""
+    """Create a folder: `out`, or the next free runs/trainN. OptionError if `out` has a run."""
     if out is not None:
         refuse_taken(out)
         return RunFolder(out, new=_make(out))
@@ -150,7 +150,7 @@ def new_run(out: Path | None, runs: Path = RUNS) -> RunFolder:
 
 
 def refuse_taken(out: Path | None) -> None:
-    """OptionError when `out` holds a file of a run's: nothing is ever written over."""
+    """OptionError when `out` contains a file of a run: runs are never overwritten."""
     if out is None:
         return
     run = RunFolder(out)
@@ -166,7 +166,7 @@ def refuse_taken(out: Path | None) -> None:
 
 
 def _make(folder: Path) -> bool:
-    """Whether the folder was made; False where it is there already. InputError where neither."""
+    """Create a folder; False if it exists already. InputError if it can't be created."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
@@ -178,9 +178,9 @@ def _make(folder: Path) -> bool:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write beside, flush to disk, rename: whoever reads sees the old file or the new one.
+    """Write a temporary file, sync and rename it: readers see the old or the new file.
 
-    InputError when the disk does not take it; the old file is then still there.
+    InputError when it can't be written; the old file is kept.
     """
     try:
         with atomic_write(path, sync=True) as file:
@@ -196,7 +196,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 class Several:
     """A folder of several runs.
 
-    config: the options of all of them. made: the folder, where this command has made it.
+    config: their common options. made: the folder, if this command has created it.
     """
 
     folder: Path
@@ -210,14 +210,14 @@ class Several:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The folders of the runs, in their order."""
+        """The names of the runs' folders, in order."""
         if self.config.seeds:
             first = self.config.seed
             return tuple(f"seed{number}" for number in range(first, first + self.config.seeds))
         return tuple(f"fold{number}" for number in range(self.config.folds or 0))
 
     def options(self, name: str) -> TrainConfig:
-        """Those of one run; --minutes is divided among all."""
+        """The options of one run; --minutes is divided among all."""
         number = int(name.removeprefix(self.kind))
         own = {"seeds": None, "seed": number} if self.kind == "seed" else {"fold": number}
         minutes = self.config.minutes
@@ -235,7 +235,7 @@ class Several:
         return self.folder / "report.json"
 
     def reported(self) -> dict[str, dict[str, Any]]:
-        """The scores of the runs that are finished, by name, as report.json has them."""
+        """The scores of the finished runs in report.json, by name."""
         try:
             found = json.loads(from_bytes(self.report.read_bytes()))
             return {run["name"]: run for run in found["runs"]}
@@ -243,7 +243,7 @@ class Several:
             return {}
 
     def write_report(self, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Write and return what runs reached: their scores, and each score's mean and spread."""
+        """Write and return report.json: scores of the finished runs, their mean and spread."""
         found = {"kind": f"{self.kind}s", "unfinished": len(self.names) - len(runs)}
         report = {**found, **summarize(runs), "runs": list(runs)}
         text = json.dumps(report, indent=1)
@@ -252,7 +252,7 @@ class Several:
 
 
 def several_in(folder: Path) -> Several | None:
-    """The runs of a folder, where it is one of several."""
+    """The runs in a folder of several runs; None for other folders."""
     run = RunFolder(folder)
     if run.state.is_file() or not run.config.is_file():
         return None
@@ -264,7 +264,7 @@ def several_in(folder: Path) -> Several | None:
 
 
 def scores_of(name: str, run: Path, report: Mapping[str, Any]) -> dict[str, Any]:
-    """What report.json says of a run. report: of its best checkpoint."""
+    """A run's entry in report.json. report: of its best checkpoint."""
     return {
         "name": name,
         "run": str(run),
@@ -276,7 +276,7 @@ def scores_of(name: str, run: Path, report: Mapping[str, Any]) -> dict[str, Any]
 
 
 def summarize(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and spread over runs: of "miou", "pixel_accuracy" and, by class, "iou"."""
+    """Mean and spread over runs: of "miou", "pixel_accuracy" and, per class, "iou"."""
     classes = dict.fromkeys(name for run in runs for name in run["iou"])
     return {
         **{key: _spread([run[key] for run in runs]) for key in ("miou", "pixel_accuracy")},
@@ -285,7 +285,7 @@ def summarize(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, float | int | None]:
-    """Of the runs that have a value: their mean, sample standard deviation, least and most."""
+    """Mean, sample standard deviation, minimum and maximum of the values that are not None."""
     here = [value for value in values if value is not None]
     return {
         "mean": statistics.fmean(here) if here else None,
@@ -297,7 +297,7 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | int | None]:
 
 
 def is_several(config: TrainConfig) -> bool:
-    """Whether options mean several runs; OptionError where they contradict each other."""
+    """Whether options mean several runs; OptionError when they contradict each other."""
     if config.seeds and config.folds:
         raise OptionError(
             "--seeds and --folds can't be combined.",
@@ -313,7 +313,7 @@ def is_several(config: TrainConfig) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename itself last; Windows can't open folders and does not need it."""
+    """Sync a rename to disk; Windows can't open folders and does not need it."""
     if os.name == "posix":
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -323,7 +323,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def refuse_run(data: Path) -> None:
-    """OptionError where DATA is a run folder, or weights or the state in one."""
+    """OptionError when DATA is a run folder, or weights or the state in one."""
     folder = data.parent if data.suffix in (".safetensors", ".pt") else data
     run = RunFolder(folder)
     if (run.state.is_file() and run.config.is_file()) or several_in(folder):

@@ -1,7 +1,6 @@
-"""Which run is resumed or repeated, and what may differ then.
+"""Find the run to resume or repeat, and check which options may differ.
 
-What a run was made with stands beside its options: the same options, data, versions and processor
-give the same weights.
+Runs are reproducible: the same options, data, versions and CPU give the same weights.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ CHANGEABLE = frozenset((
     "adjust", "calibrate", "device", "patience", "pictures", "report", "save_every", "tensorboard",
     "workers",
 ))  # fmt: skip
-"""Options that may differ when a run is resumed; of the rest only epochs or minutes may rise."""
+"""Options that may differ when a run is resumed; epochs or minutes may be raised as well."""
 
 RISING = ("epochs", "minutes")
 
 MOVABLE = frozenset(("backbone_weights", "data", "finetune", "out", "unlabeled"))
-"""Options that name files, which may lie elsewhere now."""
+"""Options that name files, which may have been moved."""
 
 
 def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
-    """The run that `--resume` means: DATA or --out if it is one, else the newest that fits.
+    """Find the run for `--resume`: DATA or --out if it is a run.
 
-    A dataset folder means the newest run on it; nothing means the newest unfinished run.
+    Otherwise the newest run on the dataset DATA, or without DATA the newest unfinished run.
     """
     _refuse_two(config.data, config.out)
     for named in (config.data, config.out):
@@ -70,7 +69,7 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
 
 
 def _refuse_two(data: Path | None, out: Path | None) -> None:
-    """OptionError where DATA and --out are two different runs."""
+    """OptionError when DATA and --out are two different runs."""
     if data is None or out is None or data.resolve() == out.resolve():
         return
     if RunFolder(data).state.is_file() or several_in(data):
@@ -80,7 +79,7 @@ def _refuse_two(data: Path | None, out: Path | None) -> None:
 
 
 def _refuse_stateless(run: RunFolder) -> None:
-    """OptionError for a folder with a training's options, but no state."""
+    """OptionError for a run folder with options but no state."""
     try:
         data = TrainConfig.load(run.config).data
     except OptionError:  # no run folder, or another program's
@@ -96,9 +95,9 @@ def _refuse_stateless(run: RunFolder) -> None:
 
 
 def options_like(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given, and for the rest the options of another run; OptionError without one.
+    """The given options, and for the rest those of another run; OptionError without one.
 
-    Nothing of what says where that run lies is taken over.
+    Its output folder is not copied.
     """
     if given.get("resume"):
         raise OptionError(
@@ -116,10 +115,10 @@ def options_like(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_options(run: RunFolder) -> TrainConfig:
-    """The options that a run began with; OptionError where its file no longer decides them all.
+    """The options that a run was started with; OptionError when config.toml lacks some.
 
-    A file that is gone is made again, from the state. Those of several runs are decided in the
-    folder of each.
+    If config.toml is missing, they are read from the state. For a folder of several runs, the
+    common options.
     """
     several = several_in(run.folder)
     if several is not None:
@@ -143,9 +142,9 @@ def stored_options(run: RunFolder) -> TrainConfig:
 
 
 def refuse_edited(run: RunFolder, stored: TrainConfig, begun: Mapping[str, Any] | None) -> None:
-    """OptionError where config.toml says other than what the run was trained with so far.
+    """OptionError when config.toml differs from the options that the run was trained with.
 
-    begun: the options that its state was saved with; None in states of earlier versions.
+    begun: the options in its state; None in states of earlier versions.
     """
     if not isinstance(begun, Mapping):
         return
@@ -165,7 +164,7 @@ def refuse_edited(run: RunFolder, stored: TrainConfig, begun: Mapping[str, Any] 
 
 
 def is_finished(run: RunFolder, stored: TrainConfig) -> bool:
-    """Whether a run has had its epochs, minutes or patience; of several, all of them."""
+    """Whether a run has used up its epochs, minutes or patience; for several runs, all of them."""
     several = several_in(run.folder)
     if several is not None:
         return not set(several.names) - several.reported().keys()
@@ -179,10 +178,10 @@ def is_finished(run: RunFolder, stored: TrainConfig) -> bool:
 
 
 def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> RunFolder | None:
-    """The run that find_run means if it has epochs to go, None otherwise.
+    """Find the run to resume as find_run does; None if there is none or it is finished.
 
-    For a job that is started again: its processes are gone. What they left in --out without a
-    first state is removed, so that the training begins again there.
+    For restarted jobs: if a killed process wrote to --out before its first state, its files are
+    removed, so that the training can start there again.
     """
     try:
         run = find_run(config, runs)
@@ -194,17 +193,17 @@ def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> RunFolder | None:
 
 
 def _discard_stateless(run: RunFolder) -> None:
-    """Remove the options of a training that was killed before its first epoch; else nothing."""
+    """Remove the files of a training that was killed before its first epoch."""
     if not run.state.exists() and not run.epochs_done():
         with suppress(OptionError):
-            TrainConfig.load(run.config)  # another program's is left alone
+            TrainConfig.load(run.config)  # raises for another program's file, which is kept
             run.discard()
 
 
 def continued(stored: TrainConfig, given: Mapping[str, Any], run: RunFolder) -> TrainConfig:
-    """A stored run's options with those that may change; OptionError for a contradiction.
+    """A stored run's options with the given changes; OptionError for those that can't change.
 
-    given: the options that were asked for, by name.
+    given: the given options, by name.
     """
     changes: dict[str, Any] = {"resume": False}
     for name in sorted(given.keys() - {"data", "out", "resume"}):

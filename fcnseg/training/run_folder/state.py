@@ -1,7 +1,7 @@
-"""What a training writes down of itself: state.pt, to resume from, and environment.json.
+"""The state of a training (state.pt), its environment (environment.json) and its lock.
 
-The environment: versions, machine, a digest of the data; what differs when a run is resumed. And
-the lock of its folder, so that only one process trains in it.
+The environment is compared when a run is resumed. The lock ensures that only one process trains in
+a folder.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from fcnseg.training.run_folder import RunFolder, write_atomically
 FORMAT = 1
 
 STORED = {"micro_batches": "parts", "lr_scale": "calm"}
-"""Fields of TrainState that are called otherwise in the file: runs of before are resumed."""
+"""Fields of TrainState with another name in the file, for compatibility with earlier versions."""
 
 
 @dataclass
 class TrainState:
-    """How far a training has come; the only thing about it that changes beside tensors.
+    """The progress of a training; everything that changes except tensors.
 
-    step: steps done. loss_sum, loss_steps: of the epoch under way. seconds: spent so far,
-    epoch_seconds: on the steps of the epoch under way.
+    step: steps done. loss_sum, loss_steps: of the current epoch. seconds: spent so far,
+    epoch_seconds: on the steps of the current epoch.
     rows: the finished epochs, as in results.csv. best: the best mIoU so far.
     aux_sum: like loss_sum, of the auxiliary losses. micro_batches: the gradient accumulation
-    steps. lr_scale: what the learning rate is multiplied by after `rollbacks` roll-backs.
-    images: how many training images there are. scored_step: steps when the last row was written.
-    Of --minutes: spent, seconds since the training was first started, without those in between;
-    ended_at, the seconds that were over when the last step was scored.
-    Of --unlabeled: how many images there are, whether it was switched off, and sums over the
+    steps. lr_scale: factor of the learning rate after `rollbacks` roll-backs.
+    images: number of training images. scored_step: steps when the last row was written.
+    For --minutes: spent, seconds since the training was first started, without interruptions;
+    ended_at, the time limit in seconds that was reached when the last step was scored.
+    For --unlabeled: number of images, whether it was switched off, and sums over the
     unlabeled_steps of the epoch that used them.
     """
 
@@ -72,7 +72,7 @@ class TrainState:
     unlabeled_steps: int = 0
 
     def add(self, loss: float, aux: float, unlabeled: float = 0.0, confident: float = -1.0) -> None:
-        """Take note of what a step's losses were; confident: below 0 where nothing was used."""
+        """Add a step's losses; confident: below 0 if no unlabeled images were used."""
         self.loss_sum += loss
         self.aux_sum += aux
         self.loss_steps += 1
@@ -82,18 +82,18 @@ class TrainState:
             self.unlabeled_steps += 1
 
     def unlabeled_row(self) -> dict[str, float | int]:
-        """Of the epoch under way, for its row; {} where no unlabeled image was used."""
+        """Means over the current epoch, for its row; {} if no unlabeled images were used."""
         steps = self.unlabeled_steps
         means = {"unlabeled_loss": self.unlabeled_sum, "confident": self.confident_sum}
         return {name: total / steps for name, total in means.items()} if steps else {}
 
     def is_patience_over(self, patience: int) -> bool:
-        """Whether that many epochs, or more, came after the best one; 0 = never."""
+        """Whether at least `patience` epochs came after the best one; 0 = never."""
         scores = [row["miou"] or 0.0 for row in self.rows] or [0.0]
         return 0 < patience <= len(scores) - 1 - scores.index(max(scores))
 
     def end_epoch(self) -> None:
-        """The next step is the first of another epoch."""
+        """Reset the sums: the next step is the first of a new epoch."""
         self.loss_sum = self.aux_sum = self.epoch_seconds = 0.0
         self.unlabeled_sum = self.confident_sum = 0.0
         self.loss_steps = self.unlabeled_steps = 0
@@ -101,10 +101,7 @@ class TrainState:
 
 
 def save_state(path: Path, state: TrainState, tensors: Mapping[str, Any]) -> None:
-    """Write a training's state: complete or not at all.
-
-    tensors: what else belongs to it: state dicts by name.
-    """
+    """Write a training's state atomically. tensors: state dicts by name."""
     track = {STORED.get(name, name): value for name, value in dataclasses.asdict(state).items()}
     content = {"format": FORMAT, "track": track, **tensors}
     write_atomically(path, lambda file: _save(content, file))
@@ -113,21 +110,21 @@ def save_state(path: Path, state: TrainState, tensors: Mapping[str, Any]) -> Non
 def _save(content: dict[str, Any], file: IO[bytes]) -> None:
     try:
         torch.save(content, file)
-    except RuntimeError as error:  # torch closes its archive and finds less than it wrote
+    except RuntimeError as error:  # torch hides the OSError behind that of closing its archive
         raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
-    """Read what save_state wrote, on the CPU; CheckpointError when it is something else.
+    """Load a state written by save_state, on the CPU; CheckpointError for other files.
 
     Nothing in the file is executed (weights_only).
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        _refuse_other_bytes(path)
+        _check_crc(path)
     except FileNotFoundError:
         raise CheckpointError(f"There is no {path} to resume from.") from None
-    except Exception as error:  # the unpickler raises whatever the bytes make it raise
+    except Exception as error:  # damaged pickles can raise anything
         beside = [path.with_name(f"{name}.safetensors") for name in ("last", "best")]
         hint = "start a new run"
         if weights := next((file for file in beside if file.is_file()), None):
@@ -140,7 +137,7 @@ def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
             names = {stored: name for name, stored in STORED.items()}
             values = {names.get(name, name): one for name, one in content.pop("track").items()}
             return TrainState(**values), content
-    except PARSE_ERRORS:  # other fields than ours
+    except PARSE_ERRORS:  # other fields
         pass
     raise CheckpointError(
         f"{path} is not a training state of this version of fcnseg.",
@@ -148,8 +145,8 @@ def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
     )
 
 
-def _refuse_other_bytes(path: Path) -> None:
-    """BadZipFile where a byte is not what was written: torch reads numbers without their sums."""
+def _check_crc(path: Path) -> None:
+    """BadZipFile when a checksum differs: torch reads tensors without checking them."""
     with zipfile.ZipFile(path) as file:
         damaged = file.testzip()
     if damaged is not None:
@@ -159,11 +156,11 @@ def _refuse_other_bytes(path: Path) -> None:
 PACKAGES = ("fcnseg", "torch", "torchvision", "numpy", "opencv-python", "pillow")
 
 _HASHED = 1 << 16
-"""Bytes at the beginning of a file that are hashed: all of most label files."""
+"""Bytes at the start of a file that are hashed; most label files are smaller."""
 
 
 def environment(description: Description, device: torch.device) -> dict[str, Any]:
-    """Versions, machine, the data's digest, and fcnseg's commit where it runs from a checkout."""
+    """Versions, machine, a digest of the data, and fcnseg's commit if it runs from a checkout."""
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
@@ -175,16 +172,16 @@ def environment(description: Description, device: torch.device) -> dict[str, Any
 
 
 def digest_of(description: Description) -> str:
-    """Of the names, splits, sizes and first 64 KiB of all images and label files, and the classes.
+    """Digest of the classes, and of names, splits, sizes and first 64 KiB of all images and labels.
 
-    The same wherever the folder lies.
+    It does not depend on the location of the folder.
     """
     digest = hashlib.sha256(to_bytes(repr(description.classes.names)))
     seen: set[Path] = set()
     for pair in description.pairs:
         digest.update(to_bytes(f"\n{pair.name}\n{pair.split}"))
         for path in (pair.image, *files_of(pair)):
-            if path not in seen:  # one document may have the labels of all images
+            if path not in seen:  # one file may have the labels of all images
                 seen.add(path)
                 digest.update(_start_of(path))
     return digest.hexdigest()
@@ -193,7 +190,7 @@ def digest_of(description: Description) -> str:
 def note_environment(
     run: RunFolder, now: Mapping[str, Any], before: RunFolder | None, callback: Callback
 ) -> None:
-    """Say what differs from an earlier run, and write environment.json where there is none.
+    """Report differences from an earlier run, and write environment.json if there is none.
 
     InputError when it can't be written.
     """
@@ -205,7 +202,7 @@ def note_environment(
 
 
 def differences(run: RunFolder, now: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for each thing that differs from what a run was made with; none for old runs."""
+    """Yield a sentence for each difference from a run's environment; none for old runs."""
     with suppress(OSError, *PARSE_ERRORS):
         before = json.loads(run.environment.read_bytes())
         for name in [name for name in now if name in before and before[name] != now[name]]:
@@ -245,7 +242,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit that fcnseg runs from, "-dirty" where files differ; None for an installed one."""
+    """The commit of fcnseg's checkout, with "-dirty" if files differ; None if it is installed."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None
@@ -269,15 +266,15 @@ def _release_locks() -> None:
         os.close(_locks.pop())
 
 
-if hasattr(os, "register_at_fork"):  # a process that loads data may outlive the training
+if hasattr(os, "register_at_fork"):  # a data loading process may outlive the training
     os.register_at_fork(after_in_child=_release_locks)
 
 
 @contextmanager
 def held(run: RunFolder) -> Iterator[None]:
-    """No other process trains in the folder meanwhile; OptionError where one does.
+    """Lock a run folder; OptionError when another process is training in it.
 
-    The lock ends with this process. Not known on Windows and on file systems without locks.
+    The lock ends with this process. Without effect on Windows and file systems without locks.
     """
     number = None
     with suppress(OSError):
@@ -308,7 +305,7 @@ def _unlock(number: int | None) -> None:
 
 @contextmanager
 def completing(run: RunFolder) -> Iterator[None]:
-    """Ctrl-C after the last epoch, while a run is calibrated and reported, loses no epoch."""
+    """Turn Ctrl-C after the last epoch, during calibration and report, into Interrupted."""
     try:
         yield
     except KeyboardInterrupt:

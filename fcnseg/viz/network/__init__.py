@@ -1,13 +1,13 @@
-"""Items of --show-what that look into the network, which needs torch.
+"""Items of --show-what that inspect the network, which needs torch.
 
-Here: each stage's map, what its elements see of the image, the upsampling kernels.
+Here: each stage's map with its receptive fields, and the upsampling kernels.
 
-The theoretical receptive field is found by gradients: with positive random weights, and averages
-for maxima, nothing cancels and nothing is cut off, so every pixel that an element depends on has
-one.
+The theoretical receptive field is measured by gradients: with positive random weights, and average
+instead of max pooling, no terms cancel, so that every pixel that an element depends on has a
+gradient.
 
-The effective field (Luo et al., NeurIPS 2016) is the gradient's size, averaged over elements of
-an image: most of it lies near the centre.
+The effective receptive field (Luo et al., NeurIPS 2016) is the absolute gradient, averaged over
+elements of an image: most of it is near the centre.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fcnseg.errors import OptionError, percent
 from fcnseg.io.images import resize_image
 from fcnseg.models.backbones import Features, shift_between
 from fcnseg.models.fcn import Decoder, LearnedUpsample, Upsample, bilinear_kernel
-from fcnseg.viz import Tile, View, network_input, plain_network
+from fcnseg.viz import Panel, View, network_input, plain_network
 from fcnseg.viz.drawing import Color, Rgb, grey, signed_map, signed_scale
 from fcnseg.viz.layout import Section
 from fcnseg.viz.skips import stage_name
@@ -40,65 +40,67 @@ EFFECTIVE: Color = (60, 225, 120)
 
 
 def pyramid(view: View) -> Section:
-    """Above, each stage's map; below, what an element in the middle looks at."""
+    """Each stage's map, and below it the receptive fields of its central element."""
     network = plain_network(view, "pyramid")
     image, size = network_input(view, network)
     backbone = network.backbone
     with torch.no_grad():
         taps = backbone(image)
     fields = theoretical_fields(backbone, image.shape[1])
-    looked = effective_fields(backbone, image, partial(view.tell, "effective receptive fields"))
+    effective = effective_fields(
+        backbone, image, partial(view.report, "effective receptive fields")
+    )
     maps, gradients = [], []
     for stride, tap in taps.items():
         name = stage_name(view.figures, stride)
-        maps.append(_map_tile(view, tap[0], size, stride, backbone.offsets[stride], name))
-        gradients.append(_field_tile(view, size, fields[stride], looked[stride], name))
+        maps.append(_map_panel(view, tap[0], size, stride, backbone.offsets[stride], name))
+        gradients.append(_field_panel(view, size, fields[stride], effective[stride], name))
     percent = f"{round(100 * PART)} %"
     keys = {
         "receptive field": [
-            ("theoretical: all that an element depends on", THEORETICAL),
+            ("theoretical: all pixels that an element depends on", THEORETICAL),
             (f"effective: {percent} of the gradient", EFFECTIVE),
         ]
     }
-    heading = "pyramid: the stages of the encoder, and what an element of each sees"
+    heading = "pyramid: the stages of the encoder, and their receptive fields"
     return Section([*maps, *gradients], heading, keys, columns=len(maps))
 
 
-def _map_tile(view: View, tap: Tensor, size: Size, stride: int, offset: float, name: str) -> Tile:
-    """The mean absolute value over the channels of a stage (C, h, w), element by element."""
+def _map_panel(view: View, tap: Tensor, size: Size, stride: int, offset: float, name: str) -> Panel:
+    """The mean absolute value over the channels of a stage (C, h, w)."""
     values = tap.abs().mean(dim=0).float().cpu().numpy()
     channels, height, width = tap.shape
     largest = max(float(values.max()), 1e-9)
     seen = view.on_frame(values / largest, size, stride, offset)
     note = f"{channels} channels of {width} x {height}"
     scale = view.heat_scale(f"{largest:.2g}", "mean absolute value")
-    return Tile(view.heat_on(grey(view.frame.image), seen), name, note, scale=scale)
+    return Panel(view.heat_on(grey(view.frame.image), seen), name, note, scale=scale)
 
 
-def _field_tile(
-    view: View, size: Size, field: Size | None, looked: EffectiveField, name: str
-) -> Tile:
-    """The gradient around the middle of the image, with both fields as frames."""
-    half = looked.gradient.shape[0] // 2
+def _field_panel(
+    view: View, size: Size, field: Size | None, found: EffectiveField, name: str
+) -> Panel:
+    """The gradient around the middle of the image, with the outlines of both fields."""
+    half = found.gradient.shape[0] // 2
     rows, columns = (slice(half - length // 2, half - length // 2 + length) for length in size)
-    shown = looked.gradient[rows, columns]
+    shown = found.gradient[rows, columns]
     image = resize_image(grey(view.frame.image), size)
-    levels = np.sqrt(shown / max(float(shown.max()), 1e-300))  # the faint outskirts are seen, too
+    levels = np.sqrt(shown / max(float(shown.max()), 1e-300))  # makes small gradients visible
     drawn = view.heat_on(image, np.asarray(levels, np.float32))
     _frame(drawn, field, THEORETICAL)
-    # A square around an element has an odd side, and may be a pixel wider than an even field.
-    effective = tuple(min(looked.side, most) for most in field or (looked.side, looked.side))
+    # A square around an element has an odd side, which may exceed an even field by a pixel.
+    effective = tuple(min(found.side, most) for most in field or (found.side, found.side))
     _frame(drawn, (effective[0], effective[1]), EFFECTIVE)
-    sees = "sees the entire image" if field is None else f"sees {field[1]} x {field[0]} px"
+    theoretical = "the entire image" if field is None else f"{field[1]} x {field[0]} px"
     if field is not None and (field[0] > size[0] or field[1] > size[1]):
-        sees += " (beyond the image)"
-    note = f"{sees}, looks at {effective[1]} x {effective[0]}"
-    scale = view.heat_scale("1", "square root of the gradient, of its largest")
-    return Tile(resize_image(drawn, view.frame.size), name, note, scale=scale)
+        theoretical += " (beyond the image)"
+    note = f"theoretical: {theoretical}, effective: {effective[1]} x {effective[0]}"
+    scale = view.heat_scale("1", "square root of the gradient, relative to its maximum")
+    return Panel(resize_image(drawn, view.frame.size), name, note, scale=scale)
 
 
 def _frame(image: Rgb, field: Size | None, color: Color) -> None:
-    """Draw the outline of a field around the middle; what is beyond the image is not seen."""
+    """Draw the outline of a field around the middle, clipped to the image, in place."""
     if field is None:
         return
     thick = max(2, min(image.shape[:2]) // 150)
@@ -116,20 +118,20 @@ def _frame(image: Rgb, field: Size | None, color: Color) -> None:
 Size = tuple[int, int]
 
 LENGTHS = (256, 1024, 4096)
-"""Pixels of the images that are tried; what is seen to both ends of the last sees everything."""
+"""Sides of the images tried, in pixels; a field that fills the last one is unlimited."""
 
 PART = 0.95
-"""Of the gradient that lies in an effective field."""
+"""Fraction of the gradient inside an effective field."""
 
 GRID = 3
-"""So many rows and columns of elements are averaged."""
+"""Rows and columns of elements that are averaged."""
 
 
 @lru_cache(8)
 def theoretical_fields(backbone: Features, bands: int = 3) -> dict[int, Size | None]:
     """Stride -> (height, width) in pixels that an element of the stage depends on.
 
-    None: the entire image, however large, as behind a pooling over all of it.
+    None: the entire image, whatever its size, as after global pooling.
     """
     tall = _lengths(backbone, bands, axis=2)
     wide = _lengths(backbone, bands, axis=3)
@@ -160,7 +162,7 @@ def _lengths(backbone: Features, bands: int, axis: int) -> dict[int, int | None]
 def _supports(
     backbone: Features, shape: tuple[int, ...], strides: Sequence[int]
 ) -> Iterator[tuple[int, Tensor]]:
-    """For each stride, bool (1, 1, H, W) on the pixels that the middle element depends on."""
+    """For each stride, bool (1, 1, H, W): the pixels that the central element depends on."""
     generator = torch.Generator().manual_seed(0)
     image = (1e-3 * (torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5)).to(
         next(backbone.parameters()).device
@@ -176,7 +178,7 @@ def _supports(
 
 
 def _positive(key: str, value: Tensor, generator: torch.Generator) -> Tensor:
-    """A weight with which nothing cancels: sums are averages with random positive weights."""
+    """Replace a weight by positive random ones that sum to about 1 per output: nothing cancels."""
     if not value.is_floating_point():
         return value
     if value.dim() < 2:
@@ -188,7 +190,7 @@ def _positive(key: str, value: Tensor, generator: torch.Generator) -> Tensor:
 
 @contextmanager
 def _averages(network: nn.Module) -> Iterator[None]:
-    """The network with averages in place of maxima, in evaluation mode."""
+    """Replace max pooling by average pooling, in evaluation mode."""
 
     def average(pool: nn.MaxPool2d, inputs: tuple[Tensor, ...], _: Any) -> Tensor:
         return F.avg_pool2d(inputs[0], pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
@@ -211,10 +213,10 @@ def _element(maps: Tensor, row: int, column: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class EffectiveField:
-    """What elements of a stage look at.
+    """The effective receptive field of a stage's elements.
 
     gradient: float64 (S, S), the mean absolute gradient around an element, which is in the middle;
-        it sums to 1. side: pixels of the square around the middle with PART of it.
+        its sum is 1. side: of the square around the middle that contains PART of it, in pixels.
     """
 
     gradient: NDArray[np.float64]
@@ -222,12 +224,12 @@ class EffectiveField:
 
 
 def effective_fields(
-    backbone: Features, image: Tensor, tell: Callable[[int, int], None] | None = None
+    backbone: Features, image: Tensor, progress: Callable[[int, int], None] | None = None
 ) -> dict[int, EffectiveField]:
-    """Stride -> what the elements look at in an image, normalised float (1, C, H, W).
+    """Stride -> effective receptive field in an image, normalised float (1, C, H, W).
 
-    H and W are multiples of the backbone's stride. Averaged over GRID x GRID elements. tell: hears
-    how many stages of how many are done.
+    H and W are multiples of the backbone's stride. Averaged over GRID x GRID elements. progress: is
+    called with the number of finished stages and their total.
     """
     image = image.detach().clone().requires_grad_()
     found = {}
@@ -242,22 +244,22 @@ def effective_fields(
                 place = [round(backbone.offsets[stride] + stride * at) for at in (row, column)]
                 total = total + _centred(size, *place)
                 seen = seen + _centred(np.ones_like(size), *place)
-            total = total / np.maximum(seen, 1)  # of the elements for which it is in the image
+            total = total / np.maximum(seen, 1)  # mean over elements whose pixel is in the image
             total /= max(total.sum(), 1e-300)
             found[stride] = EffectiveField(total, side_of(total, PART))
-            if tell is not None:
-                tell(len(found), len(taps))
+            if progress is not None:
+                progress(len(found), len(taps))
     return found
 
 
 def _spread(length: int) -> list[int]:
-    """Some of so many elements, evenly over them."""
+    """The indices of at most GRID of `length` elements, evenly spaced."""
     places = (np.arange(GRID) + 0.5) * length / GRID
     return sorted({min(length - 1, int(place)) for place in places})
 
 
 def _centred(values: NDArray[np.float64], row: int, column: int) -> NDArray[np.float64]:
-    """Values (H, W) on a square of which a pixel is the middle; zero beyond the image."""
+    """Move values (H, W) to a square centred on a pixel, with zeros outside the image."""
     half = max(values.shape)
     result = np.zeros((2 * half + 1, 2 * half + 1))
     top, left = half - row, half - column
@@ -266,7 +268,7 @@ def _centred(values: NDArray[np.float64], row: int, column: int) -> NDArray[np.f
 
 
 def side_of(gradient: NDArray[np.float64], part: float) -> int:
-    """The side of the smallest square around the middle that holds a part of the sum."""
+    """The side of the smallest square around the middle with this fraction of the sum."""
     middle = gradient.shape[0] // 2
     rows, columns = np.indices(gradient.shape)
     rings = np.maximum(abs(rows - middle), abs(columns - middle))
@@ -275,17 +277,17 @@ def side_of(gradient: NDArray[np.float64], part: float) -> int:
 
 
 SIDE = 320
-"""Pixels that a kernel is drawn on, about."""
+"""Approximate side of a drawn kernel, in pixels."""
 
 Kernel = NDArray[np.float64]
 
 
 def kernels(view: View) -> Section:
-    """Each step's bilinear kernel beside the learned one and the difference of the two."""
+    """Each upsampling layer's bilinear kernel, the learned one, and their difference."""
     decoder = plain_network(view, "kernels").decoder
     if not isinstance(decoder, Decoder):
         raise OptionError("--show-what kernels: this network's decoder is not fcnseg's own.")
-    tiles, learns = [], False
+    panels, learns = [], False
     for stride, step in zip(decoder.strides, [*decoder.strides[1:], 1], strict=True):
         upsample = decoder.upsamples[str(stride)]
         shift = shift_between(decoder.offsets, stride, step)
@@ -294,20 +296,22 @@ def kernels(view: View) -> Section:
         title = f"stride {stride} to {step}"
         if isinstance(upsample, LearnedUpsample):
             learns = True
-            tiles += _learned_kernels(view, upsample, bilinear, title, decoder.spec.fuse == "score")
+            panels += _learned_kernels(
+                view, upsample, bilinear, title, decoder.spec.fuse == "score"
+            )
         elif isinstance(upsample, Upsample):
             size = " x ".join(map(str, bilinear.shape))
-            tiles.append(_kernel_tile(bilinear, f"{title}: bilinear", f"{size}, fixed", 1.0))
+            panels.append(_kernel_panel(bilinear, f"{title}: bilinear", f"{size}, fixed", 1.0))
     heading = "kernels: upsampling, bilinear beside learned"
     if not learns:
         heading = "kernels: upsampling, bilinear and not learned (--upsample fixed)"
-    return Section(tiles, heading, columns=3 if learns else len(tiles))
+    return Section(panels, heading, columns=3 if learns else len(panels))
 
 
 def _learned_kernels(
     view: View, upsample: LearnedUpsample, bilinear: Kernel, title: str, of_classes: bool
-) -> list[Tile]:
-    """The bilinear kernel, a channel's learned one, and what was learned."""
+) -> list[Panel]:
+    """The bilinear kernel, a channel's learned kernel, and their difference."""
     weights = upsample.weight.detach().double().cpu().numpy()  # (C, C, k, k)
     own = weights[range(len(weights)), range(len(weights))]  # (C, k, k)
     changed = np.abs(own - bilinear).max(axis=(1, 2))
@@ -319,22 +323,22 @@ def _learned_kernels(
     others = np.abs(weights).sum(axis=(0, 1)) - np.abs(own).sum(axis=0)
     between = percent(others.sum() / max(np.abs(weights).sum(), 1e-12), 1)
     return [
-        _kernel_tile(bilinear, f"{title}: bilinear", f"{size}, where learning starts", 1.0),
-        _kernel_tile(
+        _kernel_panel(bilinear, f"{title}: bilinear", f"{size}, the initial kernel", 1.0),
+        _kernel_panel(
             own[channel],
             f"{title}: learned",
             f"{name}; {between} of all weight is between channels",
             1.0,
         ),
-        _kernel_tile(difference, "learned minus bilinear", f"at most {limit:.2g}", limit),
+        _kernel_panel(difference, "learned minus bilinear", f"at most {limit:.2g}", limit),
     ]
 
 
-def _kernel_tile(kernel: Kernel, title: str, note: str, limit: float) -> Tile:
+def _kernel_panel(kernel: Kernel, title: str, note: str, limit: float) -> Panel:
     """A kernel (k, k) with its weights as squares."""
     times = max(1, SIDE // len(kernel))
     rows = (np.arange(SIDE) * len(kernel) // SIDE) if times > 1 else np.arange(len(kernel))
     values = (kernel / limit)[rows][:, rows]
     white = np.full((*values.shape, 3), 255, np.uint8)
     scale = signed_scale(f"-{limit:.2g}", f"+{limit:.2g}", "weight")
-    return Tile(signed_map(white, values, alpha=1.0), title, note, scale=scale)
+    return Panel(signed_map(white, values, alpha=1.0), title, note, scale=scale)

@@ -1,15 +1,14 @@
-"""What a class's score depends on: Seg-Grad-CAM, integrated gradients, the strongest channels.
+"""Attribution of a class's score: Seg-Grad-CAM, integrated gradients, the strongest channels.
 
-The first two explain the mean score of a class over some pixels: those that are predicted as it,
-or one.
+The first two explain the mean score of a class over the pixels predicted as it, or at one pixel.
 
-Seg-Grad-CAM (Vinogradova et al., AAAI 2020): the maps of a stage, each weighted with the mean
-gradient of that score, summed, and cut at zero.
+Seg-Grad-CAM (Vinogradova et al., AAAI 2020): the sum of a stage's channels, weighted with the mean
+gradient of that score, followed by ReLU.
 
-Integrated gradients (Sundararajan et al., ICML 2017): the gradient on the way from the image's mean
-color (zeros, as the network is given them) to the image, times the way. The attributions of all
-pixels sum to the difference of the two scores, but for the error of taking steps: there are more
-of them until they do within TOLERANCE.
+Integrated gradients (Sundararajan et al., ICML 2017): the gradient integrated along the line from
+the baseline (the mean color, zeros as network input) to the image, times their difference. The
+attributions sum to the difference of the two scores, except for the integration error: the number
+of steps is raised until this is within TOLERANCE.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ from torch import Tensor
 from fcnseg.engines.base import Floats
 from fcnseg.io.images import resize_labels
 from fcnseg.models.fcn import FCN, crop, size_of
-from fcnseg.viz import Tile, View, nearest, network_input, plain_network
+from fcnseg.viz import Panel, View, nearest, network_input, plain_network
 from fcnseg.viz.drawing import Mask, grey, signed_map, signed_scale
 from fcnseg.viz.layout import Section
 from fcnseg.viz.skips import stage_name
 
-STEPS, MOST_STEPS = 32, 288
-"""Steps at first, and at most: three times as many each time, of which a third is computed."""
+STEPS, MAX_STEPS = 32, 288
+"""Initial and maximum number of steps; it is tripled, and a third of them is known already."""
 
 BATCH, BATCH_PIXELS = 8, 2**19
-"""Places on the way that pass through the network together, at most; and their pixels."""
+"""Maximum batch size of points on the line; and of their pixels."""
 
 TOLERANCE = 0.05
-"""Of the difference, that the attributions may miss it by."""
+"""Maximum integration error, relative to the difference of the scores."""
 
 STRONGEST = 5
 """Channels of a stage that are drawn."""
 
 
 def gradcam(view: View) -> Section:
-    """Seg-Grad-CAM of each stage, for each class in question."""
+    """Seg-Grad-CAM of each stage, for each of the view's subjects."""
     network = plain_network(view, "gradcam")
     image, size = network_input(view, network)
-    tiles, columns = [], 1
+    panels, columns = [], 1
     for index in view.subjects:
         mask, pixels = explained(view, index, size)
         cams = dict(sorted(grad_cam(network, image, index, mask).items(), reverse=True))
@@ -58,19 +57,21 @@ def gradcam(view: View) -> Section:
             scale = view.heat_scale(f"{largest:.2g}", "weighted sum of the channels")
             title = f"{view.name(index)}, {stage_name(view.figures, stride)}"
             drawn = view.heat_on(grey(view.frame.image), seen)
-            tiles.append(Tile(drawn, title, f"score of {pixels}", view.figures.color(index), scale))
-    return Section(tiles, "gradcam: what speaks for a class (Seg-Grad-CAM)", columns=columns)
+            panels.append(
+                Panel(drawn, title, f"score of {pixels}", view.figures.color(index), scale)
+            )
+    return Section(panels, "gradcam: evidence for a class (Seg-Grad-CAM)", columns=columns)
 
 
 def integrated(view: View) -> Section:
-    """Integrated gradients of each class in question."""
+    """Integrated gradients, for each of the view's subjects."""
     network = plain_network(view, "integrated")
     image, size = network_input(view, network)
-    tiles = []
+    panels = []
     for index in view.subjects:
         mask, pixels = explained(view, index, size)
-        tell = partial(view.tell, f"integrated gradients of {view.name(index)}")
-        found = integrated_gradients(network, image, index, mask, tell=tell)
+        progress = partial(view.report, f"integrated gradients of {view.name(index)}")
+        found = integrated_gradients(network, image, index, mask, progress=progress)
         values = found.values[: size[0], : size[1]][nearest(view.frame.size, size)]
         limit = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
         above = found.score - found.baseline
@@ -82,14 +83,14 @@ def integrated(view: View) -> Section:
             f"-{limit:.1g}", f"+{limit:.1g}", "attribution of a pixel", image=view.frame.image
         )
         drawn = signed_map(view.frame.image, values / limit)
-        tiles.append(Tile(drawn, view.name(index), note, view.figures.color(index), scale))
-    return Section(tiles, "integrated gradients: which pixels make a class's score")
+        panels.append(Panel(drawn, view.name(index), note, view.figures.color(index), scale))
+    return Section(panels, "integrated gradients: contribution of each pixel to a class's score")
 
 
 def explained(view: View, index: int, size: tuple[int, int]) -> tuple[Mask, str]:
-    """The pixels whose score is explained, bool of the network's size, and what they are.
+    """The pixels whose score is explained, bool at the network's size, and their description.
 
-    That of --at, else those predicted as the class, else all.
+    The one of --at, else those predicted as the class, else all.
     """
     if view.at is not None:
         (x, y), (height, width) = view.at, view.frame.size
@@ -98,7 +99,7 @@ def explained(view: View, index: int, size: tuple[int, int]) -> tuple[Mask, str]
         return mask, f"the pixel {x}, {y}"
     mask = resize_labels(view.predicted.labels, size) == index
     if mask.any():
-        return mask, "the pixels predicted so"
+        return mask, "the pixels predicted as this class"
     return np.ones(size, np.bool_), "all pixels"
 
 
@@ -108,7 +109,7 @@ def channels(view: View) -> Section:
     image, size = network_input(view, network)
     with torch.no_grad():
         taps = network.backbone(image)
-    tiles = []
+    panels = []
     count = min(STRONGEST, *(tap.shape[1] for tap in taps.values()))
     for stride, tap in taps.items():
         maps = tap[0].abs().float().cpu().numpy()  # (C, h, w)
@@ -122,16 +123,16 @@ def channels(view: View) -> Section:
             seen = view.on_frame(cells, size, stride, network.backbone.offsets[stride])
             note = f"of {len(maps)}, mean {means[channel]:.2g}"
             drawn = view.heat_on(grey(view.frame.image), seen)
-            tiles.append(Tile(drawn, f"{name}: channel {channel}", note, scale=scale))
-    heading = "channels: the strongest of each stage, one range for a stage"
-    return Section(tiles, heading, columns=count)
+            panels.append(Panel(drawn, f"{name}: channel {channel}", note, scale=scale))
+    heading = "channels: the strongest of each stage, with one color scale per stage"
+    return Section(panels, heading, columns=count)
 
 
 def grad_cam(network: FCN, image: Tensor, index: int, mask: Mask) -> dict[int, Floats]:
-    """Stride -> Seg-Grad-CAM of the backbone's stage there, float32 (H/s, W/s), at least 0.
+    """Stride -> Seg-Grad-CAM of the backbone's stage, float32 (H/s, W/s), at least 0.
 
     image: normalised float (1, C, H, W), H and W multiples of the backbone's stride. index: of the
-    class. mask: bool (h, w), the pixels whose score is explained, upper left in the image.
+    class. mask: bool (h, w), the pixels whose score is explained, in the upper left of the image.
     """
     image = image.detach().clone().requires_grad_()
     with torch.enable_grad():
@@ -142,7 +143,7 @@ def grad_cam(network: FCN, image: Tensor, index: int, mask: Mask) -> dict[int, F
         )
     cams = {}
     for (stride, tap), gradient in zip(taps.items(), found, strict=True):
-        if gradient is not None:  # a stage that is used
+        if gradient is not None:  # the decoder uses the stage
             weights = gradient.mean(dim=(2, 3), keepdim=True)  # (1, C, 1, 1)
             cam = (weights * tap.detach()).sum(dim=1)[0].relu()  # (H/s, W/s)
             cams[stride] = cam.float().cpu().numpy()
@@ -151,10 +152,10 @@ def grad_cam(network: FCN, image: Tensor, index: int, mask: Mask) -> dict[int, F
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What each pixel adds to a score.
+    """The contribution of each pixel to a score.
 
-    values: float32 (H, W), summed over the image's bands. score, baseline: of the image, and of
-    its mean color.
+    values: float32 (H, W), summed over the image's bands. score: of the image. baseline: score of
+    the mean color.
     """
 
     values: Floats
@@ -163,7 +164,7 @@ class Attribution:
 
     @property
     def gap(self) -> float:
-        """By how much the attributions miss the difference that they explain."""
+        """The integration error: the sum of attributions minus the difference of the scores."""
         return float(self.values.sum(dtype=np.float64)) - (self.score - self.baseline)
 
 
@@ -174,12 +175,12 @@ def integrated_gradients(
     mask: Mask,
     *,
     steps: int = STEPS,
-    tell: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Attribution:
-    """Integrated gradients of a class's score; arguments as for `grad_cam`.
+    """Compute integrated gradients of a class's score; arguments as for `grad_cam`.
 
-    steps: at first; the most are MOST_STEPS, or these where they are more. tell: hears how many
-    passes of how many are done; there are more of them when those were not enough.
+    steps: initial number; the maximum is MAX_STEPS, or `steps` if larger. progress: is called with
+    the number of finished passes and their total, which grows if more steps are needed.
     """
     image = image.detach()
     with torch.no_grad():
@@ -187,16 +188,18 @@ def integrated_gradients(
             float(_score(_logits(network, each), index, mask))
             for each in (image, torch.zeros_like(image))
         ]
-    total = _gradients(network, image, index, mask, [(i + 0.5) / steps for i in range(steps)], tell)
+    total = _gradients(
+        network, image, index, mask, [(i + 0.5) / steps for i in range(steps)], progress
+    )
     while True:
         values = (image * total / steps).sum(dim=1)[0].float().cpu().numpy()
         found = Attribution(values, ends[0], ends[1])
         close = abs(found.gap) <= TOLERANCE * abs(ends[0] - ends[1])
-        if close or 3 * steps > MOST_STEPS:
+        if close or 3 * steps > MAX_STEPS:
             return found
-        steps *= 3  # the middle of three parts is the middle of the whole, and is known
+        steps *= 3  # the midpoint of the middle third is the previous midpoint, already computed
         between = [(i + 0.5) / steps for i in range(steps) if i % 3 != 1]
-        total = total + _gradients(network, image, index, mask, between, tell)
+        total = total + _gradients(network, image, index, mask, between, progress)
 
 
 def _gradients(
@@ -205,9 +208,9 @@ def _gradients(
     index: int,
     mask: Mask,
     places: Sequence[float],
-    tell: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None,
 ) -> Tensor:
-    """The sum of the score's gradients at places on the way, 0..1, from zeros to the image."""
+    """The sum of the score's gradients at points (0..1) on the line from zeros to the image."""
     total = torch.zeros_like(image)
     size = max(1, min(BATCH, BATCH_PIXELS // image[0, 0].numel()))
     for done in range(0, len(places), size):
@@ -216,11 +219,11 @@ def _gradients(
         points.requires_grad_()
         with torch.enable_grad():
             score = _score(_logits(network, points), index, mask)
-            # Images of a batch do not see each other: each one's gradient is its own.
+            # Images of a batch are independent: the gradient of the sum is that of each.
             [gradients] = torch.autograd.grad(len(some) * score, points)
         total += gradients.sum(dim=0, keepdim=True)
-        if tell is not None:
-            tell(done + len(some), len(places))
+        if progress is not None:
+            progress(done + len(some), len(places))
     return total
 
 

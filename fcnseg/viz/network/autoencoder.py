@@ -1,4 +1,4 @@
-"""The network as a row of maps that shrink and grow again, with its skips as arrows above."""
+"""The network as a row of feature maps, encoder then decoder, with its skips as arrows above."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from fcnseg.errors import OptionError
 from fcnseg.io.draw import font_for, heatmap
 from fcnseg.io.images import resize_image
 from fcnseg.models.fcn import FCN, Decoder
-from fcnseg.viz import Tile, View, network_input, plain_network
+from fcnseg.viz import Panel, View, network_input, plain_network
 from fcnseg.viz.drawing import THEMES, Rgb, Theme
 from fcnseg.viz.layout import WIDEST, Section
 from fcnseg.viz.skips import pool_name
 
 WIDTH = WIDEST - 16
-"""Pixels that the drawing is wide at most: what a figure has room for."""
+"""Maximum width of the drawing, in pixels, to fit into a figure."""
 
 TEXT_SIZES = (24, 20, 16)
 
 SMALLEST, LARGEST = 320, 560
-"""Pixels of the image's longer side in the drawing."""
+"""Range of the image's longer side in the drawing, in pixels."""
 
 MARGIN = 16  # pixels between two columns
 
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """One stop on the way through a network: its map uint8 (h, w, 3) RGB, and lines below it."""
+    """A feature map in the drawing, uint8 (h, w, 3) RGB, and the lines of text below it."""
 
     image: Rgb
     lines: tuple[str, ...]
@@ -41,7 +41,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Link:
-    """A skip connection from a column to another, by their indices."""
+    """A skip connection between two columns, given by their indices."""
 
     start: int
     end: int
@@ -50,7 +50,7 @@ class Link:
 
 @dataclass(frozen=True, eq=False)
 class Hourglass:
-    """What a network makes of an image, from map to map.
+    """The feature maps of a network for an image.
 
     columns: the image, the encoder's maps, the decoder's, the labels. code: the coarsest map of
     the encoder, (1, C, h, w).
@@ -81,20 +81,20 @@ def autoencoder(view: View) -> Section:
     note = "channels x height x width; of each map the channel that varies most, in its own range"
     heading = "autoencoder: the maps of the encoder and of the decoder, and the skips"
     keys = {"classes": view.figures.key(labels)}
-    return Section([Tile(drawn, title, note)], heading, keys, columns=1, as_drawn=True)
+    return Section([Panel(drawn, title, note)], heading, keys, columns=1, as_drawn=True)
 
 
 @torch.no_grad()
 def hourglass(network: FCN, inputs: Tensor, image: Rgb, painted: Rgb) -> Hourglass:
-    """The way through a network with fcnseg's decoder.
+    """Collect the feature maps of a network with fcnseg's decoder.
 
-    inputs: normalised float (1, C, H, W). image, painted: uint8 (H, W, 3) RGB, the
-    input and the prediction as they are drawn.
+    inputs: normalised float (1, C, H, W). image, painted: uint8 (H, W, 3) RGB, drawings of the
+    input and the prediction.
     """
     taps: dict[int, Tensor] = {}
     grown: dict[int, Tensor] = {}
     hooks = [network.backbone.register_forward_hook(lambda _, __, maps: taps.update(maps))]
-    for stride, layer in _joined(network.decoder).items():
+    for stride, layer in _decoder_layers(network.decoder).items():
         hooks.append(
             layer.register_forward_hook(lambda _, __, maps, at=stride: grown.update({at: maps}))
         )
@@ -121,14 +121,14 @@ def hourglass(network: FCN, inputs: Tensor, image: Rgb, painted: Rgb) -> Hourgla
     return Hourglass(columns, links, taps[max(taps)])
 
 
-def _joined(decoder: Decoder) -> dict[int, nn.Module]:
+def _decoder_layers(decoder: Decoder) -> dict[int, nn.Module]:
     """The decoder's layers whose outputs are its maps, by stride, from coarse to fine."""
     skips = {int(stride): layer for stride, layer in decoder.rungs.items()}
     return {decoder.strides[0]: decoder.entry} | skips
 
 
 def _fitting(columns: list[Column]) -> tuple[list[Column], int]:
-    """Columns at one scale, and a size of text, with which the row is legible and not too wide."""
+    """Scale columns and choose a text size so that the row is legible and fits the width."""
     longer = max(columns[0].image.shape[:2])
     for text in TEXT_SIZES:
         for side in range(LARGEST, SMALLEST - 1, -8):
@@ -145,7 +145,7 @@ def _scaled(column: Column, factor: float) -> Column:
 
 
 def _width(column: Column, text: int, factor: float = 1.0) -> int:
-    """Pixels that a column takes, with the space to the next."""
+    """The width of a column in pixels, including the gap to the next."""
     font = font_for("", text)
     widest = max(round(font.getlength(line)) for line in column.lines)
     return MARGIN + max(round(int(column.image.shape[1]) * factor), widest)
@@ -158,9 +158,9 @@ def row_of_maps(
     text: int = 12,
     theme: Theme = THEMES["dark"],
 ) -> Rgb:
-    """Maps at their true proportions, from left to right, with the skip connections above.
+    """Draw maps from left to right, all at the same scale, with the skip connections above.
 
-    text: its size, in pixels.
+    text: font size in pixels.
     """
     font, line_height, level = font_for("", text), round(text * 1.4), text + 8
     lefts = np.cumsum([8, *(_width(column, text) for column in columns)]).tolist()
@@ -198,7 +198,7 @@ def _draw_link(
     ends: list[tuple[int, int]],
     how: tuple[int, int, Theme],
 ) -> None:
-    """Up from one column, across, and down to another. how: the line's height, text size, theme."""
+    """Draw a skip: up, across and down to the other column. how: height, text size, theme."""
     height, text, theme = how
     font, ((x, y), (tip_x, tip_y)) = font_for(label, text), ends
     top = tip_y - text * 5 // 12
@@ -221,14 +221,14 @@ def strongest(maps: Tensor, count: int) -> Tensor:
 
 
 def colored(values: Tensor) -> Rgb:
-    """A map float (h, w), its lowest value black and its highest light: uint8 (h, w, 3) RGB."""
+    """Draw a map float (h, w), from its minimum (black) to its maximum: uint8 (h, w, 3) RGB."""
     low, high = values.min(), values.max()
     levels = ((values - low) / (high - low).clamp(min=1e-12)).float().numpy()
     return heatmap(np.zeros((*levels.shape, 3), np.uint8), levels, alpha=1.0)
 
 
 def as_cells(image: Rgb, size: tuple[int, int]) -> Rgb:
-    """An image (h, w, 3) at another (height, width), its elements as cells with sharp edges."""
+    """Resize an image (h, w, 3) to (height, width) by nearest-neighbour sampling."""
     rows, columns = (
         np.arange(wanted) * have // wanted
         for wanted, have in zip(size, image.shape[:2], strict=True)
@@ -238,7 +238,7 @@ def as_cells(image: Rgb, size: tuple[int, int]) -> Rgb:
 
 
 def _first(maps: Tensor) -> Rgb:
-    """The channel of (1, C, h, w) that varies most, one pixel an element."""
+    """Draw the channel of (1, C, h, w) that varies most, one pixel per element."""
     return colored(strongest(maps_of(maps), 1)[0])
 
 
