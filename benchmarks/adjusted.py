@@ -1,11 +1,11 @@
-"""What `train --adjust` gains on a recording that had no part in training or in the choice.
+"""Measure the gain of `train --adjust` on a recording used neither in training nor for fitting.
 
     python benchmarks/accuracy drives --data DATA --keep --only camvid-0001TP/defaults ...
     python benchmarks/adjusted.py RUN/last.safetensors DATA/camvid --drive 0001TP
 
-The model was trained on two of CamVid's recordings. The offsets are chosen as `train --adjust`
-chooses them, on CamVid's validation images, which are of a recording that was trained on; scored
-are the third recording's images, without and with them. Up to 4,000 labeled pixels of each image.
+The model was trained on two of CamVid's recordings. The offsets are fitted as in `train --adjust`,
+on CamVid's validation images, which are from a training recording; the images of the third
+recording are scored without and with them. Up to 4,000 labeled pixels of each image are used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.training.validation import LabelledLogits, best_offsets
 
 HELD_OUT = "0001TP", "0006R0"
-"""Recordings that validation images are not of."""
+"""Recordings without validation images."""
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""Where every pixel's logit comes from, for every backbone and decoder: docs/alignment.md.
+"""Measure the alignment of logits and pixels for every backbone and decoder: docs/alignment.md.
 
     python benchmarks/alignment.py [BACKBONE ...]
 
 For each backbone, each decoder and three sizes: the largest distance between a pixel and the
-centroid of |d logit / d input|, over all pixels away from the border. How it is measured is
-in fcnseg/models/backbones/timm.py. Without names, the table is written.
+centroid of |d logit / d input|, over all pixels away from the border. The method is in
+fcnseg/models/backbones/timm.py. Without names, docs/alignment.md is written.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ two elements.
 
 
 def inner(offsets: Mapping[int, float], strides: Sequence[int], extent: int) -> tuple[int, int]:
-    """The first and the last pixel of `extent` that a decoder's borders do not touch.
+    """The first and last pixel of `extent` that are not affected by a decoder's borders.
 
-    Up to the outermost elements of the coarsest map, or one further in where there are four
-    or more; and from stride to stride to the next element within.
+    These are bounded by the outermost elements of the coarsest map (the second outermost if there
+    are four or more), rounded inwards to the elements of each finer stride.
     """
     count = extent // strides[0]
     ends = (1, count - 2) if count >= 4 else (0, count - 1)
@@ -81,7 +81,7 @@ def main(names: list[str]) -> None:
 
 def measure(name: str) -> list[str]:
     """The rows of one backbone."""
-    with torch.device("meta"):  # only its geometry counts
+    with torch.device("meta"):  # only its geometry is used
         backbone = build_backbone(name)
     plain = linearised(backbone)
     middle = equal_weights(backbone, name)
@@ -91,7 +91,7 @@ def measure(name: str) -> list[str]:
         first = size == SIZES[0]
         cells = f"`{name}` | {kind(backbone)}" if first else " | "
         last = size == SIZES[-1]
-        assumed = wrong(backbone, plain, name, size) if size == SIZES[1] else None
+        assumed = error_if_centred(backbone, plain, name, size) if size == SIZES[1] else None
         figures = [*errors, middle if last else None, assumed]
         rows.append(f"| {cells} | {size[0]}x{size[1]} | " + " | ".join(map(text, figures)) + " |")
     return rows
@@ -103,15 +103,15 @@ def error(
     """The largest distance; None when the backbone has no map that fine."""
     if int(decoder[3:-1]) < min(backbone.channels):
         return None
-    ladder, where = look(backbone, plain, name, decoder, size)
+    linear, where = decode(backbone, plain, name, decoder, size)
     off = distances(where)
     (top, bottom), (left, right) = (
-        inner(ladder.offsets, ladder.strides, s) for s in where.shape[1:]
+        inner(linear.offsets, linear.strides, s) for s in where.shape[1:]
     )
     return float(off[top : min(bottom + 1, size[0]), left : min(right + 1, size[1])].max())
 
 
-def look(
+def decode(
     backbone: Features,
     plain: Features,
     name: str,
@@ -121,23 +121,25 @@ def look(
 ) -> tuple[Decoder, Tensor]:
     """A linearised decoder, and the centroids of all pixels of the padded image."""
     spec = ModelSpec(backbone=name, num_classes=1, decoder=decoder, fuse="score")
-    ladder = linearised(Decoder(backbone, spec), **more)
-    assert isinstance(ladder, Decoder)
+    linear = linearised(Decoder(backbone, spec), **more)
+    assert isinstance(linear, Decoder)
     height, width = (-(-side // backbone.stride) * backbone.stride for side in size)
-    where = centroids(lambda images: ladder(plain(images), (height, width)), height, width)
-    return ladder, where
+    where = centroids(lambda images: linear(plain(images), (height, width)), height, width)
+    return linear, where
 
 
 def equal_weights(backbone: Features, name: str) -> float:
-    """The middle pixel's distance when every tap of every kernel weighs the same."""
+    """The middle pixel's distance when all taps of each kernel have the same weight."""
     plain = linearised(backbone, tail=1e6)
     size = SIZES[-1]
-    _, where = look(backbone, plain, name, "fcn8s", size, tail=1e6)
+    _, where = decode(backbone, plain, name, "fcn8s", size, tail=1e6)
     return float(distances(where)[size[0] // 2, size[1] // 2])
 
 
-def wrong(backbone: Features, plain: Features, name: str, size: tuple[int, int]) -> float:
-    """The error that the usual assumption would make."""
+def error_if_centred(
+    backbone: Features, plain: Features, name: str, size: tuple[int, int]
+) -> float:
+    """The error with the usual assumption of centred elements."""
     right = backbone.offsets
     backbone.offsets = {stride: offset("centre", stride) for stride in right}
     try:

@@ -1,13 +1,13 @@
-"""Whether a command that is killed, stopped, out of disk or begun twice loses what was done.
+"""Robustness test: commands that are killed, stopped, out of disk space or started twice.
 
     python benchmarks/bad_days.py --minutes 20 --state bad_days.json [--kinds "train killed,..."]
 
-One bad day is a command of fcnseg in a process of its own (forked, Linux only), something that
-happens to it at a random moment (the number of the day is the seed), and the command again. At the
-end there must be what an undisturbed run leaves: the same weights bit for bit and the same rows in
-results.csv, or the same bytes in every output, and nothing half-written. No traceback may appear,
-and no process may take more than 60 s. The state file holds the results: the same command continues
-from it. `--repeat KIND:N` repeats one day. Kinds that mount a small disk need root.
+One trial ("bad day") runs a command of fcnseg in its own process (forked, Linux only), disturbs it
+at a random moment (the number of the day is the seed), and runs the command again. The result must
+equal that of an undisturbed run: the same weights bit for bit and the same rows in results.csv, or
+the same bytes in every output, and no partial files. No traceback may be printed, and no process
+may take more than 60 s. The state file stores the results: the same command continues from it.
+`--repeat KIND:N` repeats one day. Kinds that mount a small disk need root.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from fcnseg.__main__ import main as fcnseg_main  # noqa: E402
 from fcnseg.commands.demo.scenes import write_dataset  # noqa: E402
 from fcnseg.models.checkpoint import Checkpoint  # noqa: E402
 
-SECONDS = 60.0  # that one process may take
+SECONDS = 60.0  # time limit of a process
 
 TRAIN = [
     "--epochs", "4", "--save-every", "0.1", "--backbone", "tiny", "--backbone-weights", "none",
@@ -64,13 +64,13 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Broken(Exception):
-    """What did not hold."""
+    """A requirement was violated."""
 
 
 class Running:
-    """A command of fcnseg in a forked process; `text` is its output, once it has ended.
+    """A command of fcnseg in a forked process; `text` is its output after it has ended.
 
-    killed: how many of all of them SIGKILL has ended.
+    killed: number of processes ended by SIGKILL.
     """
 
     killed = 0
@@ -87,7 +87,7 @@ class Running:
             _be_command(list(map(str, words)), folder, self.log.fileno(), before)
 
     def wait(self, seconds: float = SECONDS) -> bool:
-        """Whether it ended in time; its code is negative where a signal ended it."""
+        """Whether it ended in time; its code is negative if a signal ended it."""
         end = time.monotonic() + seconds
         while self.code is None:
             done, status = os.waitpid(self.pid, os.WNOHANG)
@@ -105,11 +105,11 @@ class Running:
         return True
 
     def again(self) -> Running:
-        """The same command once more."""
+        """Run the same command again."""
         return Running(*self.words, folder=self.folder)
 
     def send(self, what: signal.Signals) -> None:
-        """A signal, if it still runs."""
+        """Send a signal if it is still running."""
         if self.code is None:
             os.kill(self.pid, what)
 
@@ -122,7 +122,7 @@ class Running:
         return self
 
     def must(self) -> None:
-        """Wait for its success."""
+        """Wait for it; Broken unless it succeeds."""
         if self.end().code:
             raise Broken(f"exit {self.code}: {self.text[-400:]}")
 
@@ -141,7 +141,7 @@ def _be_command(words: list[str], folder: Path, log: int, before: Callable[[], N
         fcnseg_main()
     except SystemExit as ended:
         code = int(ended.code or 0)
-    except BaseException:  # noqa: BLE001 - it is looked for in the output
+    except BaseException:  # noqa: BLE001 - detected in the output
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -155,7 +155,7 @@ def _no_traceback(text: str) -> None:
 
 
 def dying_at(step: int, *, after: bool) -> Callable[[], None]:
-    """Make a process end itself by SIGKILL at its n-th write, renaming, removal of a file."""
+    """Make a process kill itself (SIGKILL) at its n-th file operation: write, rename, removal."""
     count = 0
 
     def counted(own: Callable[..., Any]) -> Callable[..., Any]:
@@ -185,7 +185,7 @@ def dying_at(step: int, *, after: bool) -> Callable[[], None]:
 
 @dataclass(frozen=True)
 class Place:
-    """What every day begins with: data, a model, undisturbed outputs, and how long they took."""
+    """The fixtures of all days: data, a model, undisturbed outputs, and how long they took."""
 
     root: Path
     train_seconds: float
@@ -205,7 +205,7 @@ class Place:
         shutil.copytree(root / "more/images/train", images)
         place, times = cls(root, 0.0, 0.0), []
         for begin, out in ((train, root / "undisturbed"), (infer, root / "outputs")):
-            begin(place, out).must()  # what is imported and made once
+            begin(place, out).must()  # a warm-up run
             shutil.rmtree(out)
             began = time.monotonic()
             begin(place, out).must()
@@ -214,7 +214,7 @@ class Place:
 
 
 def train(place: Place, out: Path, before: Callable[[], None] = lambda: None) -> Running:
-    """Train into a folder: from its state where there is one, else anew."""
+    """Train into a folder: resume if there is a state, else start."""
     if (out / "state.pt").exists():
         return Running("train", "-o", out, "--resume", folder=place.root, before=before)
     if out.exists() and not (out / "last.safetensors").exists():
@@ -225,7 +225,7 @@ def train(place: Place, out: Path, before: Callable[[], None] = lambda: None) ->
 
 
 def _delete_unstarted(out: Path) -> None:
-    """Delete a run that was killed before its first state; Broken if it had come further."""
+    """Delete a run that was killed before its first state; Broken if it has other files."""
     left = [path.name for path in out.iterdir() if path.name not in UNSTARTED]
     visible = [name for name in left if not name.startswith(".")]
     if visible:
@@ -234,7 +234,7 @@ def _delete_unstarted(out: Path) -> None:
 
 
 def infer(place: Place, out: Path, before: Callable[[], None] = lambda: None) -> Running:
-    """The labels of all images; done ones are skipped."""
+    """Segment all images; finished ones are skipped."""
     words = (
         "infer",
         place.root / "images",
@@ -249,7 +249,7 @@ def infer(place: Place, out: Path, before: Callable[[], None] = lambda: None) ->
 
 
 def same_run(place: Place, out: Path) -> None:
-    """Broken unless a finished run is as the undisturbed one."""
+    """Broken unless a finished run equals the undisturbed one."""
     if _rows(out) != _rows(place.undisturbed):
         raise Broken("results.csv differs")
     for name in ("best.safetensors", "last.safetensors"):
@@ -272,7 +272,7 @@ def _nothing_hidden(folder: Path) -> None:
 
 
 def same_outputs(place: Place, out: Path) -> None:
-    """Broken unless all outputs are there, with the undisturbed ones' bytes."""
+    """Broken unless all outputs equal the undisturbed ones."""
     found, expected = (
         {path.relative_to(root): path.read_bytes() for path in root.rglob("*.png")}
         for root in (out, place.root / "outputs")
@@ -286,7 +286,7 @@ def same_outputs(place: Place, out: Path) -> None:
 
 
 def complete_outputs(place: Place, out: Path) -> None:
-    """Broken when a file under its own name is not complete."""
+    """Broken when a file under its final name is incomplete."""
     for path in out.rglob("[!.]*.png"):
         expected = (place.root / "outputs" / path.relative_to(out)).read_bytes()
         if path.read_bytes() != expected:
@@ -337,7 +337,7 @@ def _changed(path: Path) -> int:
 def killed_at_a_write(
     begin: Begin, same: Same, chance: random.Random, place: Place, out: Path
 ) -> None:
-    """SIGKILL just before or after the n-th write, renaming, removal."""
+    """SIGKILL just before or after the n-th file operation."""
     for _ in range(chance.randint(1, 3)):
         dying = dying_at(chance.randint(1, 60), after=chance.random() < 0.5)
         begin(place, out, dying).end()
@@ -364,7 +364,7 @@ def stopped(begin: Begin, same: Same, chance: random.Random, place: Place, out: 
 
 
 def disk_full(begin: Begin, same: Same, chance: random.Random, place: Place, out: Path) -> None:
-    """A disk of a few pages; then one with room."""
+    """A disk of a few pages; then a larger one."""
     with small_disk(out.parent / "disk", 4096 * int(2 ** chance.uniform(0, 9))) as disk:
         running = begin(place, disk / "out").end()
         if running.code and "space" not in running.text:
@@ -386,7 +386,7 @@ def read_only(begin: Begin, same: Same, chance: random.Random, place: Place, out
 
 
 def _works_again(begin: Begin, same: Same, place: Place, disk: Path, remount: str) -> None:
-    """Nothing is half-written, and once the disk is mounted otherwise, the command completes."""
+    """No file is incomplete, and after the disk is remounted, the command completes."""
     complete_outputs(place, disk / "out")
     _mount(remount, disk)
     begin(place, disk / "out").must()
@@ -394,7 +394,7 @@ def _works_again(begin: Begin, same: Same, place: Place, disk: Path, remount: st
 
 
 def removed(begin: Begin, same: Same, chance: random.Random, place: Place, out: Path) -> None:
-    """The folder is removed while it is written; the command may fail, and works again."""
+    """The folder is removed while it is written; the command may fail, but works again later."""
     running = begin(place, out)
     running.wait(chance.uniform(0, _length(begin, place)))
     shutil.rmtree(out, ignore_errors=True)
@@ -417,7 +417,7 @@ def at_once(begin: Begin, same: Same, chance: random.Random, place: Place, out: 
 
 
 def moved(chance: random.Random, place: Place, out: Path) -> None:
-    """A run folder that has another place when it is resumed."""
+    """A run folder that is moved before it is resumed."""
     running = train(place, out)
     running.wait(chance.uniform(0, place.train_seconds))
     running.send(signal.SIGKILL)
@@ -431,7 +431,7 @@ def moved(chance: random.Random, place: Place, out: Path) -> None:
 
 
 def data_changed(chance: random.Random, place: Place, out: Path) -> None:
-    """An image or labels removed, changed or added between stop and resume: it is said."""
+    """An image or labels removed, changed or added between stop and resume: it is reported."""
     data = out.with_name("data")
     shutil.copytree(place.root / "data", data)
     running = Running("train", data, "-o", out, *TRAIN, folder=place.root)
@@ -460,7 +460,7 @@ def data_changed(chance: random.Random, place: Place, out: Path) -> None:
 
 @contextmanager
 def small_disk(path: Path, size: int) -> Iterator[Path]:
-    """A disk in memory of so many bytes."""
+    """A disk in memory (tmpfs) of a size in bytes."""
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=True)
     try:
@@ -470,7 +470,7 @@ def small_disk(path: Path, size: int) -> Iterator[Path]:
 
 
 def _mount(options: str, path: Path) -> bool:
-    """Whether a disk can't be mounted otherwise now."""
+    """Remount a disk; True if it fails."""
     done = subprocess.run(["mount", "-o", options, path], capture_output=True)
     return bool(done.returncode)
 
@@ -480,7 +480,7 @@ def _length(begin: Begin, place: Place) -> float:
 
 
 def kinds() -> dict[str, Callable[[random.Random, Place, Path], None]]:
-    """All of them by name."""
+    """All kinds by name."""
     found: dict[str, Callable[[random.Random, Place, Path], None]] = {}
     days = [killed, killed_at_a_write, stopped, removed, at_once]
     if os.geteuid() == 0:
@@ -494,7 +494,7 @@ def kinds() -> dict[str, Callable[[random.Random, Place, Path], None]]:
 
 
 def play(name: str, number: int, place: Place) -> tuple[str, int, float]:
-    """What did not hold ("" for nothing), how many processes were killed, and the seconds."""
+    """The violated requirement (or ""), the number of killed processes, and the seconds."""
     began, killed, broken = time.monotonic(), Running.killed, ""
     with tempfile.TemporaryDirectory(dir=place.root) as folder:
         try:

@@ -1,21 +1,20 @@
-"""How long `fcnseg check` takes on a large folder, beside a plain loop.
+"""Time `fcnseg check` on a large folder, compared with a plain loop.
 
-Draws PAIRS pairs (JPEG images, PNG labels, 320x240) and measures, alternating for ROUNDS rounds
-and each in a process of its own:
+Generates PAIRS pairs (JPEG images, PNG labels, 320x240) and measures, alternating for ROUNDS rounds
+and each in its own process:
 
-    floor   a loop that opens every image and every label file with Pillow and decodes it
-    first   fcnseg check's examination, nothing known yet
+    floor   a loop that opens and decodes every image and label file with Pillow
+    first   fcnseg check's examination, with an empty cache
     cached  the same again
 
-Given are medians and, in brackets, the least and the most. Memory is the process's peak and
-that of its workers, added up; the part of the first that is above an examination of 100 pairs
-is what the folder's size costs. The first scan should take no more than 1.3 x floor / cores.
-Core-seconds are given as well: they are what can be compared on a machine that others use.
-Run it as
+Prints medians with minimum and maximum in parentheses. Memory is the sum of the peaks of the
+process and its workers; the difference from an examination of 100 pairs is the cost of the folder's
+size. The first scan should take no more than 1.3 x floor / cores. Core-seconds are printed as well,
+because they are comparable on a machine with other load.
 
     python benchmarks/check_speed.py [--pairs 20000] [--rounds 3] [--folder WHERE]
 
-FOLDER keeps the pairs, which are drawn only if it is not there.
+The pairs are kept in --folder, and generated only if it does not exist.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def draw(folder: Path, pairs: int) -> None:
-    """Pairs of a blotchy image and three classes of blots; the same every time."""
+    """Write pairs of a noise image and labels with three classes of discs; deterministic."""
     for role in ("images", "masks"):
         (folder / role).mkdir(parents=True, exist_ok=True)
     for number in range(pairs):
@@ -66,7 +65,7 @@ def floor(folder: Path) -> None:
 
 
 def examined(folder: Path) -> None:
-    """What fcnseg check does, without the images it writes."""
+    """Run fcnseg check, except for the images it writes."""
     from fcnseg.datasets.check import examine
 
     result = examine(folder)
@@ -74,7 +73,7 @@ def examined(folder: Path) -> None:
 
 
 def measure(what: str, folder: Path) -> dict[str, float]:
-    """Seconds and peak memory of one of the above, in a process of its own."""
+    """Seconds and peak memory of one of the above, in its own process."""
     done = subprocess.run(
         [sys.executable, __file__, "--measure", what, "--folder", str(folder)],
         capture_output=True,
@@ -86,7 +85,7 @@ def measure(what: str, folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Draw, measure, print the table and one line of JSON."""
+    """Generate pairs, measure, print the table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -101,7 +100,7 @@ def main() -> None:
         if not folder.exists():
             draw(folder, options.pairs)
         draw(Path(temporary) / "few", 100)
-        measure("floor", folder)  # the files are in the system's cache for all that follow
+        measure("floor", folder)  # fills the system's file cache
         rounds = [
             measure_all(folder, Path(temporary) / "few", Path(temporary) / f"cache{number}")
             for number in range(options.rounds)
@@ -110,7 +109,7 @@ def main() -> None:
 
 
 def measured_here(what: str, folder: Path) -> dict[str, float]:
-    """Seconds and peak memory, the workers' included, in this process."""
+    """Seconds and peak memory in this process, including its workers."""
     began = time.perf_counter()
     {"floor": floor, "examined": examined}[what](folder)
     seconds = time.perf_counter() - began
@@ -127,7 +126,7 @@ def measured_here(what: str, folder: Path) -> dict[str, float]:
 
 
 def measure_all(folder: Path, few: Path, cache: Path) -> dict[str, dict[str, float]]:
-    """One round, with a cache of its own."""
+    """One round, with its own cache."""
     os.environ["FCNSEG_CACHE"] = str(cache)
     return {
         "floor": measure("floor", folder),
@@ -138,7 +137,7 @@ def measure_all(folder: Path, few: Path, cache: Path) -> dict[str, dict[str, flo
 
 
 def report(rounds: list[dict[str, dict[str, float]]], pairs: int) -> None:
-    """The table, and the ratio that counts."""
+    """Print the table and the ratio."""
     names = {"floor": "Pillow, one core", "first": "first scan", "cached": "cached scan"}
     print(f"{pairs} pairs, {CORES} cores, {len(rounds)} rounds")
     for key, name in names.items():
@@ -157,12 +156,12 @@ def report(rounds: list[dict[str, dict[str, float]]], pairs: int) -> None:
 
 
 def own_megabytes(found: dict[str, float]) -> float:
-    """The process's peak without its workers, whose number is not that of the files."""
+    """The process's peak without its workers, whose number does not depend on the files."""
     return found["megabytes"] - CORES * found["worker_megabytes"]
 
 
 def spread(values: list[float]) -> str:
-    """The median, and between what the values lie."""
+    """The median, minimum and maximum."""
     return f"{median(values):8.2f} ({min(values):.2f} to {max(values):.2f})"
 
 

@@ -1,11 +1,10 @@
-"""The proofs that need real size: VGG-16 as a dense classifier, and the original FCN-8s.
+"""Verify networks of full size: VGG-16 as a dense classifier, and the original FCN-8s.
 
     python benchmarks/classifiers.py
 
-With random weights (no download): what tests/models/test_classifier.py and
-tests/models/test_original_fcn.py show for small networks, shown for the networks themselves. Prints
-the largest difference relative to the largest output; each should be below 1e-5, the wrong
-flattening order far above.
+With random weights (no download): the checks of tests/viz/test_classifier.py and
+tests/models/test_original_fcn.py, which use small networks. Prints the largest difference relative
+to the largest output; each should be below 1e-5, with the wrong flattening order far above.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.models.backbones import fully_connected
+from fcnseg.models.backbones import convolutional_head
 from fcnseg.models.backbones.torchvision import import_torchvision
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
@@ -25,16 +24,16 @@ FIELD = 404  # the receptive field of fc6 on VGG's last pool
 
 
 def main() -> None:
-    """Print all proofs."""
-    models = import_torchvision().models  # seconds, which --help need not wait for
+    """Run and print all checks."""
+    models = import_torchvision().models  # takes seconds, so not for --help
 
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
     vgg = models.vgg16(weights=None).eval()
-    for layer in vgg.classifier:  # torchvision starts them so small that nothing arrives
+    for layer in vgg.classifier:  # torchvision's initial weights are too small
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_normal_(layer.weight)
-    dense = fully_connected(vgg, padded=False)
+    dense = convolutional_head(vgg, padded=False)
     images = torch.rand(1, 3, 224, 224)
     show("224 input: dense = classifier", dense(vgg.features(images))[..., 0, 0], vgg(images))
     show("every 7x7 window of pool5 = FC head", *windows(vgg, dense))
@@ -55,7 +54,7 @@ def windows(vgg: nn.Module, dense: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def crops(vgg: nn.Module, dense: nn.Module) -> tuple[Tensor, Tensor]:
-    """All crops of an image that has six cells, with a backbone that pads nowhere."""
+    """All crops of an image with six cells, with a backbone without padding."""
     for layer in vgg.features:
         if isinstance(layer, nn.Conv2d):
             layer.padding = (0, 0)
@@ -74,7 +73,7 @@ def crops(vgg: nn.Module, dense: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def original() -> tuple[Tensor, Tensor]:
-    """The published shape of FCN-8s in float32, and its layers one by one in float64."""
+    """The published FCN-8s in float32, and its layers one by one in float64."""
     spec = ModelSpec(backbone="pytorch_fcn8s", num_classes=21, decoder="published")
     network = build(spec).eval()
     for name, parameter in network.named_parameters():
@@ -98,7 +97,7 @@ def original() -> tuple[Tensor, Tensor]:
 
 
 def show(what: str, found: Tensor, expected: Tensor) -> None:
-    """One line."""
+    """Print the difference."""
     assert found.shape == expected.shape
     difference = (found - expected).abs().max() / expected.abs().max()
     print(f"{what:48s} {float(difference):.1e}", flush=True)

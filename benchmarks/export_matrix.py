@@ -1,12 +1,11 @@
-"""Every export format with every kind of network: does it export, load and hold parity?
+"""Export, load and check the parity of every format with every kind of network.
 
     python benchmarks/export_matrix.py [--formats onnx openvino] [--backbones resnet18]
 
-Networks with random weights go through the gate of `fcnseg export`: each file is run again and
-compared with its checkpoint at three sizes and two batch sizes; of formats whose files take one
-size, a file is written for each. Results are kept in
-runs/export_matrix/results.json, so an interrupted run resumes with the missing ones; the page with
-all of them, docs/export_matrix.md, is written after each.
+Networks with random weights are exported with the parity check of `fcnseg export`: each file is run
+and compared with its checkpoint at three sizes and two batch sizes; for formats with a fixed size,
+a file is written for each. Results are stored in runs/export_matrix/results.json, from which an
+interrupted run resumes; the page with all of them, docs/export_matrix.md, is updated after each.
 """
 
 from __future__ import annotations
@@ -57,13 +56,13 @@ STATIC = ("litert", "executorch")
 """Formats whose files take images of one size, one at a time."""
 
 SIZES = ((33, 47), (64, 96), (97, 131))
-"""Heights and widths: odd, multiples of the stride, neither; one and three images of each."""
+"""Heights and widths: odd, multiples of the stride, neither; batches of one and three images."""
 
 CLASSES = 5
 
 
 def random_checkpoint(backbone: str, decoder: str) -> Checkpoint:
-    """A network with random weights, also where a new network's are zero."""
+    """A network with random weights, including those that are initialised to zero."""
     torch.manual_seed(0)
     spec = ModelSpec(backbone=backbone, num_classes=CLASSES, width=16, **DECODERS[decoder])
     network = build(spec)
@@ -82,10 +81,10 @@ def measure(
     short_side: int | None = None,
     sizes: Sequence[Size] = SIZES,
 ) -> Any:
-    """What the gate of the export says of one file, as plain data; "failed" says why it refused.
+    """The result of the parity check of one file, as plain data; "failed": the reason of a refusal.
 
-    short_side: the file resizes images to it, too. sizes: at which it is compared; of a static
-    format, the only one that the file takes.
+    short_side: the file resizes images to it. sizes: at which it is compared; for a static format,
+    the fixed size.
     """
     size = sizes[0] if kind in STATIC else None
     checkpoint = random_checkpoint(backbone, decoder)
@@ -108,8 +107,8 @@ def measure(
     return {**parity.as_dict(), "bytes": size, "seconds": seconds}
 
 
-def together(results: Sequence[Any]) -> Any:
-    """What is said of files of several sizes as of one file: the worst of each figure."""
+def merged(results: Sequence[Any]) -> Any:
+    """Merge the results of files of several sizes: the worst of each figure."""
     refused = [one for one in results if "failed" in one]
     if refused:
         return refused[0]
@@ -126,7 +125,7 @@ def together(results: Sequence[Any]) -> Any:
 
 
 _traced: dict[str, bytes] = {}
-"""The network's graph that was traced last: the files onnx and openvino are made of the same."""
+"""Cache of the last traced graph, which the formats onnx and openvino share."""
 
 
 def _network_model(name: str, checkpoint: Checkpoint, options: GraphOptions) -> Any:
@@ -194,7 +193,7 @@ def _machine(words: str) -> str:
 
 
 def missing(found: Any, kind: str, sizes: Sequence[Size]) -> list[Sequence[Size]]:
-    """For which sizes files of a kind are still to be written and compared, by what is known."""
+    """The sizes for which files of a format have not been written and compared yet."""
     if kind not in STATIC:
         return [] if found else [SIZES]
     done = [tuple(size) for size in found.get("sizes", [])] if found else []
@@ -203,7 +202,7 @@ def missing(found: Any, kind: str, sizes: Sequence[Size]) -> list[Sequence[Size]
 
 
 def main() -> None:
-    """Measure what is missing, and write the page."""
+    """Measure missing results, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
@@ -225,7 +224,7 @@ def main() -> None:
                 for sizes in missing(results.get(name), kind, static_sizes):
                     found = measure(backbone, decoder, kind, sizes=sizes)
                     before = [results[name]] if name in results else []
-                    results[name] = together([*before, found])
+                    results[name] = merged([*before, found])
                     print(name, _cell(results[name]), f"{results[name].get('seconds', 0)} s")
                     sys.stdout.flush()
                     _write(chosen.results, json.dumps(results, indent=1))

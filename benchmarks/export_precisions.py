@@ -1,8 +1,8 @@
-"""f32, f16 and int8 files of a model beside the model itself, on a dataset's validation images.
+"""Compare f32, f16 and int8 files of a model with its checkpoint, on validation images.
 
     python benchmarks/export_precisions.py --model camvid.safetensors --data DATA [--images 24]
 
-Of each: size, pixels with the label that the checkpoint gives in PyTorch, mIoU of both, and
+For each: size, proportion of pixels with the same label as the checkpoint in PyTorch, mIoU, and
 milliseconds per image (labels at full size, one image at a time, one core, alternating in one
 process; medians). f32 and f16 run in ONNX Runtime, int8 in both runtimes.
 """
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def exported(model: Path, data: Path, folder: Path) -> dict[str, Path]:
-    """A file of each precision."""
+    """Export a file of each precision."""
     files = {}
     for precision in ("f32", "f16", "int8"):
         more: dict[str, Any] = {"data": data} if precision == "int8" else {}

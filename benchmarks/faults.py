@@ -1,14 +1,14 @@
-"""Whether anything that a file may hold ends as another error than fcnseg's own.
+"""Fuzz fcnseg's inputs: damaged files must raise no errors other than fcnseg's own.
 
     python benchmarks/faults.py --minutes 60 --state campaign.json [--kinds "COCO polygons,via"]
 
 Every kind of input (images, annotations, models, videos, requests ...) is damaged at random and
-used as the commands use it, in a process of its own for each kind, kinds in turn. What may come of
-it is success or an FcnsegError, within 30 seconds and 8 GB. The state file holds what was done: the
-same command continues from it, and prints the table. Number n of a kind is the same damage in
-every run: `--repeat KIND:N` shows what came of it. `--peers` gives the damaged images and COCO
-files to other programs too, as kinds of their own ("png image, Pillow"): Pillow and OpenCV, and
-where they are installed Ultralytics and, by pycocotools, torchvision.
+read as by the commands, in one process per kind, kinds in turn. Allowed results are success or an
+FcnsegError, within 30 seconds and 8 GB. The state file stores the results: the same command
+continues from it, and prints the table. Number n of a kind is the same damage in every run:
+`--repeat KIND:N` shows its result. `--peers` gives the damaged images and COCO files to other
+programs as well, as separate kinds ("png image, Pillow"): Pillow and OpenCV, and if installed
+Ultralytics and, by pycocotools, torchvision.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ sys.path.insert(0, str(ROOT))
 from tests.faults.kinds import Kind, Tried, kinds  # noqa: E402 - it is found where this file is
 from tests.faults.peers import peers  # noqa: E402
 
-MEMORY = 8 << 30  # bytes that one process may take beyond what it has after its imports
+MEMORY = 8 << 30  # bytes; limit of a process beyond its memory after imports
 
-SECONDS = 30.0  # that one input may take
+SECONDS = 30.0  # time limit of an input
 
 TURN = 200  # inputs of a kind in a row
 
 Row = dict[str, Any]
-"""What came of a kind so far; `next` is the number of the next input."""
+"""Results of a kind so far; `next` is the number of the next input."""
 
 
 def worker(name: str, first: int, last: int) -> None:
-    """Try numbers first..last-1 of a kind; a line of JSON for each, before and after."""
+    """Try numbers first..last-1 of a kind; print a line of JSON before and after each."""
     warnings.simplefilter("ignore")
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # decoders print
@@ -64,7 +64,7 @@ def worker(name: str, first: int, last: int) -> None:
             began = time.perf_counter()
             try:
                 came = tried.attempt(seed_of(name, number))
-            except BaseException as error:  # noqa: BLE001 - that is what is looked for
+            except BaseException as error:  # noqa: BLE001 - to be reported
                 came = f"{type(error).__name__}: {error}"[:200] + f" ({place_of(error)})"
             seconds = time.perf_counter() - began
             memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - taken
@@ -73,29 +73,29 @@ def worker(name: str, first: int, last: int) -> None:
 
 
 def kind_of(name: str) -> Kind:
-    """One of fcnseg's own or of the peers'."""
+    """Find a kind of fcnseg's or of the peers'."""
     return {**kinds(), **peers()}[name]
 
 
 def seed_of(name: str, number: int) -> str:
-    """Of number n of a kind: a peer ("png image, Pillow") gets the same damage."""
+    """The seed of number n of a kind; a peer ("png image, Pillow") gets the same damage."""
     return f"{name.partition(',')[0]} {number}"
 
 
 def place_of(error: BaseException) -> str:
-    """The last line of fcnseg's own that an error went through."""
+    """The innermost line of fcnseg in an error's traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if f"{os.sep}fcnseg{os.sep}" in frame.filename]
     return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "not in fcnseg"
 
 
 def scratch() -> str | None:
-    """Where files are written fast; None for the usual place."""
+    """A folder in memory for temporary files; None for the default one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108, RUF100
 
 
 def take_turn(name: str, row: Row, count: int) -> None:
-    """Try the next inputs of a kind and add what came of them to its row."""
+    """Try the next inputs of a kind and add the results to its row."""
     last = row["next"] + count
     while row["next"] < last:
         command = [sys.executable, __file__, "--worker", name, "--numbers", f"{row['next']}:{last}"]
@@ -119,7 +119,7 @@ def take_turn(name: str, row: Row, count: int) -> None:
 
 
 def _follow(child: subprocess.Popen[str], row: Row) -> tuple[bool, int]:
-    """Count what a worker says until it ends; whether it had to be ended, and its last number."""
+    """Count a worker's results until it ends; whether it had to be killed, and its last number."""
     hung, begun = threading.Event(), row["next"] - 1
 
     def end() -> None:
@@ -127,7 +127,7 @@ def _follow(child: subprocess.Popen[str], row: Row) -> tuple[bool, int]:
         child.kill()
 
     assert child.stdout is not None
-    timer = threading.Timer(10 * SECONDS, end)  # the sound files are made
+    timer = threading.Timer(10 * SECONDS, end)  # undamaged files are written first
     timer.start()
     for line in child.stdout:
         said = json.loads(line)
@@ -164,16 +164,16 @@ def table(rows: dict[str, Row]) -> str:
 
 
 def repeat(name: str, number: int) -> None:
-    """One input again, with its traceback."""
+    """Try one input again, with its traceback."""
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         try:
             print(Tried(kind_of(name), Path(folder)).attempt(seed_of(name, number)))
-        except BaseException:  # noqa: BLE001 - it is shown
+        except BaseException:  # noqa: BLE001 - printed
             traceback.print_exc()
 
 
 def main() -> None:
-    """Take turns until the time is over; exit 1 when something escaped."""
+    """Try kinds in turn until the time is over; exit 1 after other errors."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--most", type=int, default=10_000, help="inputs of each kind")
@@ -197,7 +197,7 @@ def main() -> None:
 
 
 def campaign(chosen: argparse.Namespace) -> None:
-    """Every kind in turn, with exit status 1 when something escaped."""
+    """Try every kind in turn; exit status 1 after other errors."""
     empty = {"next": 0, "read": 0, "refused": 0, "escaped": {}, "slowest": [0.0, 0], "memory": 0}
 
     def turn(name: str, row: Row) -> None:
@@ -222,9 +222,9 @@ def by_turns(
     empty: Row,
     turn: Callable[[str, Row], None],
 ) -> dict[str, Row]:
-    """Give the kind that was tried least its turn, until the time is over or all are done.
+    """Run the least tried kind until the time is over or all are done.
 
-    The rows of the kinds are kept in the state file after every turn, and read from it at first.
+    Rows are loaded from the state file at first, and saved after every turn.
     """
     rows: dict[str, Row] = json.loads(chosen.state.read_text()) if chosen.state.exists() else {}
     for name in names:
@@ -240,7 +240,7 @@ def by_turns(
 
 
 def print_failures(rows: dict[str, Row], key: str) -> NoReturn:
-    """Every failure as KIND:NUMBER, for --repeat; exit 1 when there is one."""
+    """Print every failure as KIND:NUMBER, for --repeat; exit 1 if there are any."""
     for name, row in rows.items():
         for number, came in row[key].items():
             print(f"{name}:{number}: {came}")

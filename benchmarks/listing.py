@@ -1,9 +1,9 @@
-"""How soon a folder of a million keys in remote storage gives its first image, and what it takes.
+"""Time to the first image, and cost of listing, of a remote folder with a million keys.
 
     python -m benchmarks.listing [COUNT] [MILLISECONDS]
 
-The storage is simulated: it makes the names up, a page of 1,000 for each request as S3 does, and
-waits so many milliseconds (0) before each. Memory is what the process has at most.
+The storage is simulated: it generates the names, a page of 1,000 for each request as in S3, and
+waits MILLISECONDS (0) before each. Memory is the peak of the process.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class MadeUp(AbstractFileSystem):
 
 
 def megabytes() -> float:
-    """Memory that this process has had at most."""
+    """Peak memory of this process."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def main() -> None:
-    """Print what was measured."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("count", type=int, nargs="?", default=1_000_000)
     parser.add_argument("milliseconds", type=float, nargs="?", default=0.0)

@@ -1,11 +1,10 @@
-"""How old a prediction is when it comes, for a camera that is faster than the network.
+"""Latency of predictions for a camera that is faster than the network.
 
     python benchmarks/live_latency.py [--seconds 120] [--step 0.2]
 
-An IP camera (MJPEG over HTTP on this machine, 30 frames/s, each frame showing its number) and
-then a camera of OpenCV's kind are segmented by `infer` with a network that takes `step`
-seconds. What counts is the time from when a frame was sent to when its prediction is there; the
-stream dies half-way and comes back.
+`infer` segments an IP camera (MJPEG over HTTP on this machine, 30 frames/s, each frame shows its
+number), then a simulated cv2.VideoCapture, with a network that takes `step` seconds. Measured is
+the time from sending a frame to its prediction; the stream is interrupted half-way and reconnects.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from fcnseg.progress import Event, Message
 
 PERIOD = 1 / 30
 BITS, SIDE = 16, 32
-"""A frame's number is drawn as 16 black or white squares of 32 pixels, 8 in a row."""
+"""A frame's number is drawn as 16 black or white squares of 32 pixels, 8 per row."""
 SIZE = (480, 640)
 
 
@@ -47,13 +46,13 @@ def draw(number: int) -> NDArray[np.uint8]:
 
 
 def read(image: NDArray[np.uint8]) -> int:
-    """The number an image shows, JPEG's losses or not."""
+    """Read the number that an image shows, also after JPEG compression."""
     centres = [(SIDE * (b // 8) + SIDE // 2, SIDE * (b % 8) + SIDE // 2) for b in range(BITS)]
     return sum(int(image[y, x, 1] > 127) << bit for bit, (y, x) in enumerate(centres))
 
 
 class Sender:
-    """Knows when each frame was sent."""
+    """Generates frames and records when each was sent."""
 
     def __init__(self) -> None:
         self.sent: dict[int, float] = {}
@@ -67,7 +66,7 @@ class Sender:
 
 
 class Camera:
-    """Looks like cv2.VideoCapture."""
+    """A fake cv2.VideoCapture."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender, self._due = sender, time.monotonic()
@@ -77,22 +76,22 @@ class Camera:
         return True
 
     def read(self) -> tuple[bool, NDArray[np.uint8]]:
-        """The next frame when it is time for it; frames nobody read are lost, as in a camera."""
+        """The next frame when it is due; unread frames are dropped, as by a camera."""
         now = time.monotonic()
         self._due = max(self._due + PERIOD, now - PERIOD)
         time.sleep(max(0.0, self._due - now))
         return True, self._sender.next()
 
     def get(self, _property: int) -> float:
-        """Only the frame rate is asked for."""
+        """The frame rate, the only property that is read."""
         return 1 / PERIOD
 
     def release(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 def serve(sender: Sender, dies_at: float) -> http.server.ThreadingHTTPServer:
-    """An IP camera whose connection breaks off once, at a time of the monotonic clock."""
+    """Serve an IP camera whose connection fails once, at a time of the monotonic clock."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -108,7 +107,7 @@ def serve(sender: Sender, dies_at: float) -> http.server.ThreadingHTTPServer:
                     due += PERIOD
                     time.sleep(max(0.0, due - time.monotonic()))
             except OSError:
-                return  # the reader has gone
+                return  # the reader has disconnected
 
         def log_message(self, *args: object) -> None:
             """Nothing is logged."""
@@ -119,7 +118,7 @@ def serve(sender: Sender, dies_at: float) -> http.server.ThreadingHTTPServer:
 
 
 class Slow:
-    """A network that takes its time; notes how old each prediction is."""
+    """A slow network that records the latency of each prediction."""
 
     classes = ClassMap.of(["dark", "bright"])
     num_parallel = 1
@@ -142,7 +141,7 @@ class Slow:
 def measure(
     source: str, sender: Sender, chosen: argparse.Namespace, connect: Callable[..., Any] | None
 ) -> dict[str, Any]:
-    """`infer` for so many seconds, labels written: the ages of predictions, and what it says."""
+    """Run `infer` for --seconds, writing labels: the latencies, and its messages."""
     network, notes = Slow(sender, chosen.step), []
 
     def callback(event: Event) -> None:
@@ -174,7 +173,7 @@ def measure(
 
 
 def main() -> None:
-    """The stream, then the camera."""
+    """Measure the stream, then the camera."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--step", type=float, default=0.2, help="seconds the network takes")

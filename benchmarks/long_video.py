@@ -1,9 +1,9 @@
-"""Whether memory grows with the length of a video: what is held at frame 500 and at the end.
+"""Whether memory grows with the length of a video: memory at frame 500 and at the end.
 
     python benchmarks/long_video.py [--frames 20000] [--engine torch]
 
-A clip is drawn, a small random network segments it, an overlay video and class proportions are
-written, all by `infer` as a user runs it.
+`infer` segments a synthetic clip with a small random network, and writes an overlay video and class
+proportions.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ FIRST = 500
 
 
 def resident() -> int:
-    """Bytes of memory this process holds now (Linux)."""
+    """Resident memory of this process in bytes (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
-    """Draw, infer, tell."""
+    """Draw a clip, run `infer`, print memory."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--size", type=int, nargs=2, default=(96, 128), metavar=("H", "W"))

@@ -1,13 +1,12 @@
-"""What labels at full size cost with many classes: only those that can win somewhere are upsampled.
+"""Time of labels at full size with many classes, of which only those that can win are upsampled.
 
     python benchmarks/many_classes.py [--size 480 640] [--rounds 5]
 
-Scores of a stride of 8 as networks give them (neighbours are alike), 2 to 150 classes, alternating:
-fcnseg's way, every class upsampled in each square with several, and all logits with argmax; then
-the part of an exported file that makes the output `labels` of `scores`, and all logits with ArgMax,
-in ONNX Runtime; and the former in OpenVINO where it is installed. One thread. Prints processor
-milliseconds, the least of the rounds, and the least proportion of labels that are those of all
-logits.
+With smooth random scores at stride 8 and 2 to 150 classes, alternating: fcnseg's method; every
+class upsampled in each square with several; all logits with argmax; the graph of exported files
+from `scores` to `labels`, and all logits with ArgMax, in ONNX Runtime; and the former in OpenVINO
+if it is installed. One thread. Prints CPU milliseconds (minimum of the rounds), and the minimum
+proportion of labels that equal those of all logits.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ Size = tuple[int, int]
 
 
 def with_few(few: int, scores: torch.Tensor, size: Size) -> np.ndarray:
-    """Labels (H, W), every class upsampled where there are at most `few`."""
+    """Labels (H, W); every class is upsampled if there are at most `few`."""
     before, base._FEW = base._FEW, few
     try:
         return ScoreGrid(FACTOR, SHIFT).labels(scores[0].numpy(), size)
@@ -92,7 +91,7 @@ labels (float[N, K, h, w] scores, uint8[batch, height, width, C] images)
 
 
 def in_files() -> dict[str, Way]:
-    """The ways of exported files, with the engines that are installed."""
+    """The methods of exported files, with the installed engines."""
     opset = [onnx.helper.make_opsetid("", 20)]
     every = onnx.helper.make_model(onnx.parser.parse_graph(EVERY_CLASS), opset_imports=opset)
     some = labels_model(ScoreGrid(FACTOR, SHIFT), every)
@@ -124,12 +123,12 @@ def in_openvino(model: onnx.ModelProto) -> Way:
 
 
 def inputs(scores: torch.Tensor, size: Size) -> dict[str, np.ndarray]:
-    """Of the graphs: only the size of the images counts."""
+    """The inputs of the graphs; only the size of the images is used."""
     return {"scores": scores.numpy(), "images": np.zeros((1, *size, 3), np.uint8)}
 
 
 def timed(way: Way, scores: torch.Tensor, size: Size) -> tuple[float, np.ndarray]:
-    """Processor seconds, and labels."""
+    """CPU seconds, and labels."""
     begin = time.process_time()
     labels = way(scores, size)
     return time.process_time() - begin, labels

@@ -1,10 +1,10 @@
-"""Memory of a server that gets an image of a new size each time, for each engine.
+"""Memory of each engine when every image has a new size.
 
 python benchmarks/many_sizes.py [--sizes 1000] [--engines torch onnxruntime openvino]
 
-Each engine runs in a process of its own. Memory (resident, MB) is taken after a tenth of the sizes,
-when the largest image has been seen, and at the end: it must not grow by more than a tenth. Also
-what rounding sizes up to a multiple of 32 costs or saves, in seconds an image and in labels.
+Each engine runs in its own process. Resident memory (MB) is measured after a tenth of the sizes,
+and at the end: it must not grow by more than a tenth. Also measured: the effect of rounding sizes
+up to a multiple of 32, on seconds per image and on labels.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def resident() -> float:
-    """MB of memory that this process holds now."""
+    """Resident memory of this process in MB."""
     with open("/proc/self/status", encoding="utf-8") as status:  # noqa: PTH123
         line = next(line for line in status if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024

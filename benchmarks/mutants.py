@@ -1,15 +1,15 @@
-"""Whether the tests notice when the code is changed: mutation testing of single files.
+"""Mutation testing of single files: do the tests detect changes of the code?
 
     python benchmarks/mutants.py --state mutants.jsonl --tests tests/metrics fcnseg/metrics/*.py
 
 Each mutant is one small change (see `variants`): another operator or comparison, another number, a
-condition the other way round, a statement left out, None returned, two arguments swapped. Texts,
-annotations and decorators stay. A first run says which tests come by which lines. A mutant then
-runs in a fork of the process that has collected them, against the tests that come by its line, the
-fastest first, until one fails. What runs on import (constants, defaults) is tried in a new import.
+negated condition, a removed statement, None returned, two arguments swapped. Strings, annotations
+and decorators are not changed. A first run records which tests execute which lines. A mutant then
+runs in a fork of the process that has collected them, against the tests that execute its line, the
+fastest first, until one fails. Code that runs on import (constants, defaults) is imported again.
 
---sample N takes N mutants a file, drawn with --seed. The state file holds what was tried: the same
-command continues from it, prints those that no test noticed, and the table.
+--sample N tries N mutants per file, drawn with --seed. The state file stores the results: the same
+command continues from it, prints the mutants that no test detected, and the table.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PRELOAD = (
 )  # fmt: skip
 """Imported once, before all forks."""
 
-MEMORY = 4 << 30  # bytes that a mutant may take beyond what it has
+MEMORY = 4 << 30  # bytes; limit of a mutant beyond its initial memory
 
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
@@ -62,10 +62,10 @@ REVERSED = {ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt}
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of a file: the number of the node, and which of its `variants`.
+    """One change of a file: the number of the node, and the index of its variant.
 
     span: lines of its statement. inside: first line of the outermost function around it, 0 for
-    what runs on import.
+    code that runs on import.
     """
 
     file: str
@@ -77,11 +77,11 @@ class Mutant:
 
     @property
     def path(self) -> str:
-        """As code names its file."""
+        """The file as in co_filename."""
         return str(Path(self.file).resolve())
 
     def code(self) -> types.CodeType:
-        """The whole module with the change, compiled; its lines are where they were."""
+        """The complete module with the change, compiled, with the same line numbers."""
         tree = ast.parse(Path(self.file).read_text(encoding="utf-8"))
         node, _, _, put = next(islice(places(tree), self.number, None))
         put(ast.copy_location([*variants(node)][self.index][1](node), node))
@@ -89,7 +89,7 @@ class Mutant:
 
 
 def mutants_of(file: str) -> list[Mutant]:
-    """All of one file, in their order."""
+    """All mutants of a file, in order."""
     return [
         Mutant(file, f"{file}:{span[0]}:{where(node)} {what}", span, inside, number, index)
         for number, (node, span, inside, _) in enumerate(places(ast.parse(Path(file).read_bytes())))
@@ -112,7 +112,7 @@ Place = tuple[ast.AST, range, int, Callable[[ast.AST], None]]
 
 
 def places(node: ast.AST, span: range = range(1), inside: int = 0) -> Iterator[Place]:
-    """All nodes below one, but for annotations, decorators and what is there for mypy."""
+    """All nodes below one, except for annotations, decorators and code for mypy."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list"):
             continue
@@ -134,7 +134,7 @@ def places(node: ast.AST, span: range = range(1), inside: int = 0) -> Iterator[P
 
 
 def variants(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], ast.AST]]]:
-    """(What is changed, how) of one node."""
+    """The variants of a node: (description, function that changes it)."""
     match node:
         case ast.BinOp() | ast.AugAssign() | ast.BoolOp() if type(node.op) in SWAPS:
             yield f"operator {type(node.op).__name__}", _with(op=SWAPS[type(node.op)]())
@@ -180,9 +180,9 @@ def _with(**fields: Any) -> Callable[[Any], ast.AST]:
 
 
 class Campaign:
-    """The pytest plugin that tries mutants instead of running the tests, once these are collected.
+    """A pytest plugin that tries mutants instead of running the collected tests.
 
-    tests: after it, of each file the tests that come by it. record: told what came of a mutant.
+    tests: afterwards, the tests that execute each file. record: is called with each result.
     """
 
     def __init__(self, wanted: list[Mutant], limit: float, record: Callable[..., None]) -> None:
@@ -191,7 +191,7 @@ class Campaign:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """One fork to see which test comes by which lines, then one for each mutant."""
+        """One fork to record which test executes which lines, then one for each mutant."""
         paths = {one.path for one in self.wanted}
         found = in_fork(3600, Trace(paths).run, session.items)
         tests = [
@@ -203,8 +203,8 @@ class Campaign:
         for each in gc.get_objects():
             if type(each) is types.FunctionType and each.__code__.co_filename in paths:
                 functions[each.__code__.co_filename, each.__code__.co_firstlineno].append(each)
-        gc.freeze()  # or each fork copies what the collector looks at
-        kills: Counter[str] = Counter()  # what failed often is tried first
+        gc.freeze()  # otherwise the collector makes each fork copy memory
+        kills: Counter[str] = Counter()  # tests that failed often are run first
         for one in self.wanted:
             all_of = [item for item, seen in tests if any(path == one.path for path, _ in seen)]
             self.tests[one.file] = [item.nodeid for item in all_of]
@@ -228,7 +228,7 @@ def run(items: Sequence[pytest.Item]) -> Iterator[tuple[pytest.Item, bool]]:
 
 
 def swapped(functions: Sequence[types.FunctionType], one: Mutant, items: list[pytest.Item]) -> str:
-    """What becomes of tests when functions that are there already have the mutant's code."""
+    """Run tests with the mutant's code in the existing function objects; return the result."""
     codes, left = {}, [one.code()]
     while left:
         code = left.pop()
@@ -237,14 +237,14 @@ def swapped(functions: Sequence[types.FunctionType], one: Mutant, items: list[py
     try:
         for each in functions:
             each.__code__ = codes[one.inside, each.__code__.co_qualname]
-    except (KeyError, ValueError):  # it has other variables of the functions around it
+    except (KeyError, ValueError):  # its closure has other variables
         return "import"
     failed = (f"killed by {item.nodeid}" for item, passed in run(items) if not passed)
     return next(failed, "survived" if items else "no test")
 
 
 def imported(one: Mutant, flags: Sequence[str], tests: Sequence[str]) -> str:
-    """What becomes of tests when the mutant is imported instead of its file."""
+    """Run tests with the mutant imported instead of its file; return the result."""
     code, original = one.code(), SourceFileLoader.get_code
 
     def get_code(loader: SourceFileLoader, name: str) -> Any:
@@ -257,20 +257,22 @@ def imported(one: Mutant, flags: Sequence[str], tests: Sequence[str]) -> str:
 
 
 class Trace:
-    """Which lines of some files each test comes by."""
+    """Records which lines of some files each test executes."""
 
     def __init__(self, paths: set[str]) -> None:
         self.paths, self.seen = paths, set[tuple[str, int]]()
         self.fixtures: dict[str, set[tuple[str, int]]] = defaultdict(set)
 
     def run(self, items: Sequence[pytest.Item]) -> list[tuple[float, int, list[tuple[str, int]]]]:
-        """(seconds, place among the items, (path, line)...) of the tests that pass."""
+        """(seconds, index of the item, (path, line)...) of the tests that pass."""
         items[0].config.pluginmanager.register(self)
         threading.settrace(self._enter)
         sys.settrace(self._enter)
         found, began = [], time.perf_counter()
         for place, (item, passed) in enumerate(run(items)):
-            for name in getattr(item, "fixturenames", ()):  # set up for a test before, perhaps
+            for name in getattr(
+                item, "fixturenames", ()
+            ):  # may have been set up for an earlier test
                 self.seen |= self.fixtures[name]
             if self.seen and passed:
                 found.append((time.perf_counter() - began, place, sorted(self.seen)))
@@ -287,7 +289,7 @@ class Trace:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
-        """Remember what a fixture comes by."""
+        """Record the lines that a fixture executes."""
         before, self.seen = self.seen, set()
         try:
             return (yield)
@@ -297,9 +299,9 @@ class Trace:
 
 
 def in_fork(seconds: int, function: Callable[..., Any], *args: Any) -> Any:
-    """What a function returns in a process of its own; "timeout" or "died" where it does not.
+    """Call a function in its own process; return its result, "timeout" or "died".
 
-    seconds: of the processor, not of the clock, whatever else the machine does.
+    seconds: limit of CPU time, which does not depend on other load.
     """
     with tempfile.TemporaryFile("w+") as reply:
         pid = os.fork()
@@ -311,10 +313,10 @@ def in_fork(seconds: int, function: Callable[..., Any], *args: Any) -> Any:
             resource.setrlimit(resource.RLIMIT_AS, (virtual + MEMORY, resource.RLIM_INFINITY))
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
             try:
-                answer = function(*args)
-            except BaseException as error:  # noqa: BLE001 - a mutant may raise what it likes
-                answer = f"died of {error!r}"
-            json.dump(answer, reply)
+                result = function(*args)
+            except BaseException as error:  # noqa: BLE001 - a mutant may raise anything
+                result = f"died of {error!r}"
+            json.dump(result, reply)
             reply.flush()
             os._exit(0)
         end = time.monotonic() + 20 * seconds  # it may wait for something
@@ -332,7 +334,7 @@ def in_fork(seconds: int, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def main() -> None:
-    """Try what the state file does not hold yet, then print the table."""
+    """Try mutants without a result in the state file, then print the table."""
     as_written = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("files", nargs="+", help="files of the package")

@@ -1,11 +1,10 @@
-"""How large every network is, and what an image costs: docs/networks.md.
+"""Count parameters and multiply-adds of every network: docs/networks.md.
 
     python benchmarks/networks.py
 
 Parameters in millions and multiply-adds in billions for one 360x480 image and 21 classes,
-for every backbone of the table and every decoder. Counted are convolutions (transposed ones
-too) and linear layers, by running the network without its numbers (device "meta"); bilinear
-upsampling, norms and activations are not.
+for every backbone and decoder. Counted are convolutions (including transposed ones) and linear
+layers, by a run on device "meta"; bilinear upsampling, norms and activations are not.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def multiply_adds(network: nn.Module, part: nn.Module) -> int:
         assert isinstance(weight, Tensor)
         if isinstance(layer, nn.Linear):
             total += output.numel() * weight.shape[1]
-        elif hasattr(layer, "factor"):  # transposed: every input meets every tap
+        elif hasattr(layer, "factor"):  # transposed: every input is multiplied by every tap
             total += inputs[0].numel() * weight[0].numel()
         else:
             total += output.numel() * weight[0].numel()

@@ -1,9 +1,10 @@
-"""How many corrupted labels `fcnseg review` ranks first. `python benchmarks/review.py`
+"""Measure how many corrupted labels `fcnseg review` ranks first. `python benchmarks/review.py`
 
 Corrupts one object in 5 % of the label files of a dataset (erased, given another class, or moved;
-where there is only one class, invented), and reviews all of it. Found: those among the first 10 %
-of the images, ranked by their first region. The dataset is drawn, and a network trained on it as
-it is then; or it is a copy of --data FOLDER (images/, labels/ with class numbers), with --model.
+with a single class, invented), and reviews the dataset. Found are those among the first 10 % of the
+images, ranked by their first region. The dataset is synthetic, with a network trained on the
+corrupted labels; or it is a copy of --data FOLDER (images/, labels/ with class indices), with
+--model.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from fcnseg.io.labels import connected_regions, read_raw_labels
 
 KINDS = ("erased", "another class", "moved")
 CORRUPTED, LOOKED_AT = 0.05, 0.10
-SMALLEST = 150  # pixels of an object that is corrupted
+SMALLEST = 150  # minimum area of a corrupted object, in pixels
 
 
 def corrupt(labels: np.ndarray, kind: str, rng: np.random.Generator, classes: ClassMap) -> bool:
-    """Change one object of uint8 (H, W) labels, in place; False where there is none."""
+    """Change one object of uint8 (H, W) labels, in place; False if there is none."""
     regions, areas = connected_regions(labels)
     things = [n for n in np.flatnonzero(areas >= SMALLEST) if labels[regions == n][0] != 0]
     if not things:
@@ -53,12 +54,12 @@ def corrupt(labels: np.ndarray, kind: str, rng: np.random.Generator, classes: Cl
 
 
 def trained(folder: Path, out: Path, given: argparse.Namespace, seed: int) -> Path:
-    """A checkpoint of a network trained on the labels as they are."""
+    """Train a network on the dataset; return its checkpoint."""
     return train(folder, out=out, epochs=given.epochs, seed=seed, report=False).best
 
 
 def trial(given: argparse.Namespace, seed: int) -> float:
-    """Draw or copy, corrupt, train where no model is given, review; the part that was found."""
+    """Make a dataset, corrupt it, train without --model, review; the fraction that was found."""
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "data"
@@ -97,7 +98,7 @@ def trial(given: argparse.Namespace, seed: int) -> float:
 
 
 def main() -> None:
-    """One trial a seed, and the mean."""
+    """Run a trial per seed, and print the mean."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--images", type=int, default=240)
     options.add_argument("--epochs", type=int, default=10)

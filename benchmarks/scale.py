@@ -1,10 +1,10 @@
-"""What a job of many images costs: images a second, bytes, the proportion lost to slow storage.
+"""Throughput of a job with many images, by the latency of storage; and with Ray.
 
     python -m benchmarks.scale [MODEL] [COUNT]
 
 Storage is simulated (benchmarks/listing.py): it waits 0, 1, 10 and 100 ms before each image; labels
-go to a local folder. Where Ray is installed, one worker of one thread is compared with two, in
-three rounds.
+are written to a local folder. If Ray is installed, one worker with one thread is compared with two,
+in three rounds.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ ROUNDS = 3  # of one and two Ray workers
 
 
 def photo() -> bytes:
-    """A JPEG of 512x384 pixels, smooth as photos are."""
+    """A JPEG of 512x384 pixels with smooth noise, similar to a photo."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     return encode_image(np.asarray(resize_image(noise, (384, 512)), np.uint8), ".jpg")
 
 
 def rate(source: str, model: str, count: int, **options: Any) -> tuple[float, int]:
-    """Images a second from the first to the last, and the bytes of the labels."""
+    """Images per second, and the bytes of the labels."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         began = time.perf_counter()
@@ -46,7 +46,7 @@ def rate(source: str, model: str, count: int, **options: Any) -> tuple[float, in
 
 
 def main() -> None:
-    """Print what was measured."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", nargs="?", default="nuclei")
     parser.add_argument("count", type=int, nargs="?", default=200)
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def with_ray(folder: str, model: str, count: int) -> dict[str, list[float]]:
-    """Images a second of one worker and of two, without their start: alternating, each round."""
+    """Images per second of one and of two workers, without startup, alternating."""
     import ray
 
     speeds: dict[str, list[float]] = {}

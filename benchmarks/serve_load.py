@@ -1,12 +1,12 @@
-"""How a server holds when many send at the same time, some of them rubbish.
+"""Load test of `fcnseg serve`, with many concurrent requests, some of them invalid.
 
     python benchmarks/serve_load.py [MODEL] [--requests 600] [--concurrency 200] [--size H W]
 
 Starts `fcnseg serve` and sends good images, garbage, truncated images, bodies of 50 MB, a
-decompression bomb and slow senders, mixed, that many at the same time. Every good image has to be
-answered with the labels that `fcnseg.load(MODEL)(image)` gives, every other with its own status.
-Prints latency percentiles, the memory at the first third and at the end, and the throughput beside
-`fcnseg bench`'s bare engine: alternating, medians and spread.
+decompression bomb and slow senders, mixed, with this concurrency. The response to a good image must
+equal the labels of `fcnseg.load(MODEL)(image)`; all others have a specified status. Prints latency
+percentiles, the memory after the first third and at the end, and the throughput compared with the
+bare engine of `fcnseg bench`: alternating, medians and range.
 """
 
 from __future__ import annotations
@@ -80,19 +80,19 @@ def main() -> None:
 
 
 def bare_engine(options: argparse.Namespace) -> float:
-    """Images a second of the network alone, as `fcnseg bench` measures it."""
+    """Images per second of the bare network, measured by `fcnseg bench`."""
     command = ["-m", "fcnseg", "bench", options.model, "--size", *map(str, options.size), "--json"]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout)["model_fps"])
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, the least and the most."""
+    """The median, minimum and maximum."""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def start(model: str) -> tuple[subprocess.Popen[str], int]:
-    """A server of its own, with short limits of time."""
+    """Start a server with short timeouts; return it and its port."""
     command = ["-m", "fcnseg", "serve", f"net={model}", "--port", "0", "--timeout", "60"]
     server = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
@@ -103,7 +103,7 @@ def start(model: str) -> tuple[subprocess.Popen[str], int]:
 
 
 def load(port, pid, bodies, labels, options):  # type: ignore[no-untyped-def]
-    """Send everything; (kind, status, seconds) of each, and the memory at two times."""
+    """Send all requests; (kind, status, seconds) of each, and the memory at two times."""
     kinds = ["good"] * 10 + ["garbage", "cut", "huge", "bomb", "slow"]
     chosen = random.Random(0).choices(kinds, k=options.requests)
     memory: list[int] = []
@@ -121,7 +121,7 @@ def load(port, pid, bodies, labels, options):  # type: ignore[no-untyped-def]
 
 
 def send(port, kind, index, bodies, labels):  # type: ignore[no-untyped-def]
-    """One request of a kind; a good one whose labels differ has the status 0."""
+    """Send a request of a kind; the status is 0 for a good one with wrong labels."""
     number = index % len(bodies)
     body = {
         "good": bodies[number],
@@ -153,8 +153,8 @@ def send(port, kind, index, bodies, labels):  # type: ignore[no-untyped-def]
 
 
 def throughput(port: int, bodies: list[bytes], count: int) -> float:
-    """Good images a second, eight senders."""
-    asked = [(port, "good", index, bodies, None) for index in range(count)]
+    """Good images per second with eight senders."""
+    requests = [(port, "good", index, bodies, None) for index in range(count)]
 
     def one(arguments):  # type: ignore[no-untyped-def]
         port, _, index, bodies, _ = arguments
@@ -164,9 +164,9 @@ def throughput(port: int, bodies: list[bytes], count: int) -> float:
         connection.close()
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(one, asked[: count // 4]))  # warm-up
+        list(pool.map(one, requests[: count // 4]))  # warm-up
         began = time.perf_counter()
-        list(pool.map(one, asked))
+        list(pool.map(one, requests))
         return count / (time.perf_counter() - began)
 
 
@@ -177,7 +177,7 @@ def resident(pid: int) -> int:
 
 
 def drawn(seed: int, height: int, width: int) -> np.ndarray:
-    """Smooth noise, as a photo has more than white noise."""
+    """Smooth noise, which is more similar to photos than white noise."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
@@ -191,7 +191,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def bomb(side: int = 30_000) -> bytes:
-    """A PNG of few bytes and 900 million pixels."""
+    """A small PNG file with 900 million pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (

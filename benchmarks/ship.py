@@ -1,10 +1,10 @@
-"""Makes the small file of a trained network that is committed: half precision, nothing else lost.
+"""Write the half-precision file of a trained network for the repository.
 
     python benchmarks/ship.py runs/train1 fcnseg/models/zoo/nuclei.safetensors --data FOLDER
 
-With --short-side images are resized so, and the probabilities are calibrated again; with --adjust
-the class logits are shifted first, as `fcnseg train --adjust` does. Prints the size of the file and
-on how many pixels of the validation images it agrees with full precision.
+With --short-side the network's input size is changed, and probabilities are calibrated again; with
+--adjust the class logits are adjusted first, as by `fcnseg train --adjust`. Prints the size of the
+file and the proportion of validation pixels with the same label as in full precision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ F32: dict[str, Any] = {"engine": "torch", "precision": "f32"}
 
 
 def main() -> None:
-    """Write, compare, tell."""
+    """Write the file and compare it with full precision."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model")
     parser.add_argument("target", type=Path)
@@ -45,7 +45,9 @@ def main() -> None:
         if chosen.short_side or chosen.adjust:
             exact = load(checkpoint.save(Path(folder) / "given.safetensors"), **F32)
             sample = LabelledLogits.of(exact.logits, SegmentationDataset(chosen.data, "val"))
-            checkpoint = calibrate(checkpoint, sample, tell, adjust=chosen.adjust, scale=True)
+            checkpoint = calibrate(
+                checkpoint, sample, print_message, adjust=chosen.adjust, scale=True
+            )
         checkpoint.half().save(chosen.target)
         full = checkpoint.save(Path(folder) / "full.safetensors")
         before, after = (load(file, **F32) for file in (full, chosen.target))
@@ -61,8 +63,8 @@ def main() -> None:
     )
 
 
-def tell(event: Event) -> None:
-    """Print what was chosen."""
+def print_message(event: Event) -> None:
+    """Print the messages of the calibration."""
     if isinstance(event, Message):
         print(event.text)
 

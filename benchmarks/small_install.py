@@ -1,12 +1,12 @@
-"""The installation without PyTorch beside the complete one: size on disk and time to first label.
+"""Compare the installation without PyTorch with the complete one: size on disk, and startup time.
 
     python benchmarks/small_install.py [--small FOLDER] [--repeats 7]
 
-FOLDER is a virtual environment of examples/without_torch/requirements.txt, made if it is not there.
-The complete one is that of this Python. Sizes are of the files of fcnseg's dependencies, theirs
-included, and of onnxruntime in both. Then, alternating, `fcnseg infer` of one synthetic image of
-256x256 with the exported model `nuclei`, each in a process of its own: from start to end, after one
-of each that is not counted. Also that of the checkpoint in PyTorch, and the labels are compared.
+FOLDER is a virtual environment of examples/without_torch/requirements.txt, created if necessary.
+The complete one is that of this Python. Sizes are those of the files of fcnseg's direct and
+indirect dependencies, and of onnxruntime in both. Then `fcnseg infer` of one synthetic 256x256
+image with the exported model `nuclei` is timed, alternating, each in its own process, after a
+warm-up of each; also with the checkpoint in PyTorch. The labels are compared.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ def main() -> None:
 
 
 def requirements() -> list[str]:
-    """What the small installation consists of, fcnseg itself aside."""
+    """The packages of the small installation, except fcnseg."""
     return REQUIREMENTS.read_text().split()
 
 
 def built(folder: Path) -> Path:
-    """The Python of the small environment."""
+    """The Python of the small environment, which is created if necessary."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
@@ -102,12 +102,12 @@ def built(folder: Path) -> Path:
 
 
 def complete_size() -> dict[str, float]:
-    """Of what fcnseg depends on by default, in this environment, and onnxruntime."""
+    """Sizes of fcnseg's default dependencies in this environment, and onnxruntime."""
     return megabytes(sys.executable, ["fcnseg", "onnxruntime"])
 
 
 def megabytes(python: str, roots: list[str]) -> dict[str, float]:
-    """Packages and the size of their files, those that they need included."""
+    """Packages, including dependencies, and the size of their files in MB."""
     command = [python, "-c", SIZES, json.dumps(roots)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     sizes: dict[str, float] = json.loads(done.stdout)
@@ -115,7 +115,7 @@ def megabytes(python: str, roots: list[str]) -> dict[str, float]:
 
 
 def seconds(python: str, model: str, folder: Path, name: str) -> float:
-    """Of `fcnseg infer`, this checkout's, from the start of the process to its end."""
+    """Wall time of `fcnseg infer` of this checkout, as a process."""
     (out := folder / f"{name}.png").unlink(missing_ok=True)
     command = ["infer", "image.png", "-m", model, "-o", str(out), "--save", "labels"]
     begin = time.perf_counter()

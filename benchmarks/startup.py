@@ -1,11 +1,10 @@
-"""How long one image takes from the command line, beside `import torch` alone.
+"""Time of one image from the command line, compared with `import torch`.
 
     python benchmarks/startup.py [REPEATS]
 
-Alternating, in one run: `python -c "import torch"` and `fcnseg infer IMAGE -m nuclei` of a
-synthetic image of 256x256, each in a process of its own; after one of each that is not counted.
-Prints the medians and their ratio, of the clock and of the processor's time (user and system),
-which other work on the machine changes less; the goal is 1.6.
+Alternating: `python -c "import torch"` and `fcnseg infer IMAGE -m nuclei` of a synthetic 256x256
+image, each in its own process, after a warm-up of each. Prints the medians and their ratio, of wall
+time and of CPU time (user and system), which depends less on other load; the target is 1.6.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def main(repeats: int) -> None:
 
 
 def seconds(arguments: list[str]) -> tuple[float, float]:
-    """Of one process of this Python, from start to end: by the clock, and of the processor."""
+    """Wall time and CPU time of one process of this Python."""
     begin, before = time.perf_counter(), os.times()
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
     after = os.times()

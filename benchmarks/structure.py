@@ -1,8 +1,8 @@
-"""The size and shape of the package: files, lines, imports. `python benchmarks/structure.py`
+"""Measure the structure of the package: files, lines, imports. `python benchmarks/structure.py`
 
-Counts what CONTRIBUTING.md promises and tests/test_house.py holds: modules and their lines,
-modules in a folder, the longest function, the longest chain of imports, cycles, imports that go
-up a level, and private names imported by another module.
+Counts what CONTRIBUTING.md specifies and tests/test_house.py enforces: modules and their lines,
+modules per folder, the longest function, the longest chain of imports, cycles, upward imports, and
+private names imported by other modules.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "fcnseg"
 
-LEVELS = (  # from the top down: a module imports from levels below its own, or from its own room
+LEVELS = (  # from the top down: a module imports from lower levels, or from its own folder
     ("__init__", "__main__"),
     ("cli",),
     ("commands",),
@@ -41,12 +41,12 @@ LEVELS = (  # from the top down: a module imports from levels below its own, or 
     ),
     ("errors",),
 )
-LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+LEVEL = {folder: level for level, folders in enumerate(LEVELS) for folder in folders}
 
 
 @dataclass
 class Structure:
-    """What was counted. Modules are named below the package: "io.images", "io.sources"."""
+    """The counts. Module names are relative to the package: "io.images", "io.sources"."""
 
     lines: dict[str, int] = field(default_factory=dict)
     functions: dict[str, int] = field(default_factory=dict)
@@ -64,22 +64,22 @@ class Structure:
 
     @property
     def upward(self) -> list[str]:
-        """Imports of a module on the same level or above, outside the room itself."""
+        """Imports from the same level or above, outside the module's own folder."""
         found = []
         for module, names in self.imports.items():
-            room = module.partition(".")[0]
+            folder = module.partition(".")[0]
             for name in names:
                 other = name.partition(".")[0]
-                same_floor = LEVELS[-2]  # the small modules of this level may know each other
-                if other == room or (room in same_floor and other in same_floor):
+                mutual = LEVELS[-2]  # the small modules of this level may import each other
+                if other == folder or (folder in mutual and other in mutual):
                     continue
-                if LEVEL[other] <= LEVEL[room]:
+                if LEVEL[other] <= LEVEL[folder]:
                     found.append(f"{module} imports {name}")
         return sorted(found)
 
     @property
     def cycles(self) -> list[str]:
-        """Modules that import each other at import time, as one line a loop."""
+        """Cycles of imports at import time, one line each."""
         state: dict[str, int] = {}
         found: list[str] = []
 
@@ -123,7 +123,7 @@ def measure(package: Path = PACKAGE) -> Structure:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno is not None
                 found.functions[f"{name}:{node.name}"] = node.end_lineno - node.lineno + 1
-        if name == "__init__":  # it hands out names from everywhere, when they are asked for
+        if name == "__init__":  # it imports lazily from all modules
             continue
         found.imports[name] = set()
         for node in _imports(tree):
@@ -144,7 +144,7 @@ def _name(path: Path, package: Path) -> str:
 
 
 def _imports(tree: ast.Module) -> list[ast.ImportFrom]:
-    """Imports of the package's own modules that run when a module is loaded."""
+    """Imports of modules of the package that run when a module is imported."""
     found: list[ast.ImportFrom] = []
     for node in tree.body:
         inner = [node, *ast.walk(node)] if isinstance(node, ast.Try) else [node]

@@ -1,14 +1,13 @@
-"""How much of the bare training step's speed `fcnseg train` keeps.
+"""Compare the speed of `fcnseg train` with that of the bare training step.
 
-Two things take turns in one process, a block of steps each:
+Two loops alternate in one process, a block of steps each:
 
-    loop   fcnseg train itself: reading and decoding files, augmentation, normalisation, loss,
-           clipping, the weights' average, progress, saving (validation is left out)
-    bare   forward, the same loss, backward, optimiser step of the same network on tensors that
-           are already in memory
+    loop   fcnseg train: reading and decoding files, augmentation, normalisation, loss, clipping,
+           weight averaging, progress, saving (without validation)
+    bare   forward, the same loss, backward, optimizer step of the same network on tensors in memory
 
-The blocks alternate, so that what else the machine does hits both. The first epoch, which decodes
-every file, is not timed unless --first says so: the others find the images in memory. Run it as
+The blocks alternate, so that other load affects both. The first epoch, which decodes every file, is
+not timed without --first; in later ones images are cached.
 
     python benchmarks/train_throughput.py [--data FOLDER] [--backbone NAME] ...
 """
@@ -40,12 +39,12 @@ from fcnseg.training.step import NetWithAuxHeads
 
 
 class EnoughError(Exception):
-    """All blocks are timed."""
+    """Raised when all blocks are timed."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds by the wall's clock, and of all cores together (what else runs counts less)."""
+    """Wall time, and CPU time of all cores, which depends less on other load, in seconds."""
 
     wall: float
     cores: float
@@ -56,13 +55,13 @@ class Cost:
         return cls(time.perf_counter(), time.process_time())
 
     def each(self, steps: int) -> Cost:
-        """What a step took, since these clocks were read."""
+        """The mean cost of a step since these clocks were read."""
         now = Cost.now()
         return Cost((now.wall - self.wall) / steps, (now.cores - self.cores) / steps)
 
 
 class Bare:
-    """The step that nothing can be faster than."""
+    """The bare training step, the upper limit of speed."""
 
     def __init__(self, config: TrainConfig, classes: int) -> None:
         self.device = resolve_device(config.device)
@@ -102,13 +101,13 @@ class Bare:
         return began.each(steps)
 
     def wait(self) -> None:
-        """Until the device has done what it was told."""
+        """Synchronise with the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
 
 class Turns:
-    """A callback of the training that lets the bare step have its turn between blocks."""
+    """A callback of the training that runs the bare step between blocks."""
 
     def __init__(self, bare: Bare, *, steps: int, rounds: int, first: bool) -> None:
         self.bare, self.steps, self.rounds = bare, steps, rounds

@@ -3,12 +3,12 @@
     python benchmarks/video_peers.py loop MODEL CLIP FRAMES            torch and OpenCV
     python benchmarks/video_peers.py loop FILE.onnx CLIP FRAMES        ONNX Runtime and OpenCV
     python benchmarks/video_peers.py ultralytics WEIGHTS CLIP FRAMES   its own prediction, saving
-    python benchmarks/video_peers.py export NAME CLIP FILE.onnx        somebody else's network
+    python benchmarks/video_peers.py export NAME CLIP FILE.onnx        another network as ONNX
 
-The loop is what most would write first: read, convert, forward, argmax, color, blend, write, one
-after the other. `export` writes a network of accuracy/peers.py by torch.onnx, at the clip's size,
-with random weights: they take as long. FRAMES: 0 is all. The first frame, which chooses kernels,
-is not timed; core-milliseconds are the processor time of all threads.
+The loop is a straightforward implementation: read, convert, forward, argmax, color, blend, write,
+one after the other. `export` writes a network of accuracy/peers.py by torch.onnx, at the clip's
+size, with random weights, which take the same time. FRAMES: 0 is all. The first frame (kernel
+selection) is not timed; core-milliseconds are the CPU time of all threads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fcnseg.models.backbones.torchvision import import_torchvision
 from fcnseg.models.checkpoint import Checkpoint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What networks with ImageNet weights are fed with; how much does not change the time."""
+"""Of networks with ImageNet weights; the values do not affect the time."""
 
 Labels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def timed(run: Iterable[object]) -> dict[str, float]:
-    """Frames per second and core-milliseconds of a frame, the first one left out."""
+    """Frames per second and core-milliseconds per frame, without the first one."""
     done = began = core = 0.0
     for done, _ in enumerate(run):
         if done == 0:
@@ -106,8 +106,8 @@ def onnx(file: str) -> Callable[[Any], Labels]:
 
 
 def ultralytics(weights: str, clip: str, frames: int) -> Iterator[None]:
-    """Its prediction of a video, an overlay saved, at the clip's size (a multiple of 32)."""
-    import_torchvision()  # beside a CPU torch
+    """Ultralytics' prediction of a video, saving an overlay, at the clip's size (rounded to 32)."""
+    import_torchvision()  # works with a CPU torch as well
     from ultralytics import YOLO
 
     width, height = size_of(cv2.VideoCapture(clip))
@@ -123,7 +123,7 @@ def ultralytics(weights: str, clip: str, frames: int) -> Iterator[None]:
 
 
 def export(name: str, clip: str, file: Path) -> None:
-    """A network of accuracy/peers.py for 11 classes, at the clip's size, as ONNX."""
+    """Export a network of accuracy/peers.py for 11 classes, at the clip's size, as ONNX."""
     from peers import PEERS
 
     width, height = size_of(cv2.VideoCapture(clip))

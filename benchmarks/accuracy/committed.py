@@ -1,4 +1,4 @@
-"""The CamVid model: trained by its recipe, scored by what `fcnseg eval` calls, and copied."""
+"""The CamVid model of the repository: train it by its recipe, evaluate it, and copy it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from running import backbone_start, circumstances, progress, said
+from running import backbone_start, circumstances, log, progress
 from subsets import data_folder
 
 from fcnseg.commands.eval import EvalResult, evaluate
@@ -42,17 +42,17 @@ def make_committed(chosen: argparse.Namespace, options: Mapping[str, Any]) -> No
     )
     recipe = dataclasses.replace(config, data=None, out=None, resume=False, device="auto")
     (chosen.to / "config.toml").write_text(recipe.as_toml(), encoding="utf-8")
-    log = best.with_name("results.csv")
-    if log.is_file():
-        shutil.copyfile(log, chosen.to / log.name)
+    results = best.with_name("results.csv")
+    if results.is_file():
+        shutil.copyfile(results, chosen.to / results.name)
     pairs = split_sizes(describe(data))
     scores = {**result.as_dict(), "split": "val", "pairs": pairs, **circumstances(chosen)}
     (chosen.to / "eval.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     (chosen.to / "README.md").write_text(_card(result, scores, recipe), encoding="utf-8")
     megabytes = file.stat().st_size / 1e6
-    said(f"{file}: {megabytes:.1f} MB")
+    log(f"{file}: {megabytes:.1f} MB")
     if megabytes > MOST_MEGABYTES:
-        said(f"That is more than {MOST_MEGABYTES} MB: --half stores it in half precision")
+        log(f"That is more than {MOST_MEGABYTES} MB: --half stores it in half precision")
     print(f"val mIoU {100 * result.miou:.2f}")
 
 
@@ -65,7 +65,7 @@ def _recipe(
 
 
 def _card(result: EvalResult, scores: Mapping[str, Any], recipe: TrainConfig) -> str:
-    """What a reader of the folder must know."""
+    """The README of the folder."""
     report = result.report
     start = recipe.finetune or f"{backbone_start(recipe)} weights"
     lines = [

@@ -1,7 +1,7 @@
-"""A small copy of the data sets, to be carried where bytes count: JPEG images, PNG labels.
+"""Make a small copy of the datasets: JPEG images, PNG labels.
 
-The copy has the split in its folders (images/train, labels/train, ...), also where fcnseg has
-drawn it: the held-out images are the same there.
+The copy has the split in its folders (images/train, labels/train, ...), including splits drawn by
+fcnseg: the validation images are the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
-from running import said
+from running import log
 from subsets import data_folder
 
 from fcnseg.datasets import Description, Pair, split_sizes
@@ -23,16 +23,16 @@ from fcnseg.io.images import write_labels
 SETS = ("camvid", "nuclei", "bag", "crack")
 JPEG = (".jpg", ".jpeg")
 ORIENTATION = 0x0112
-"""EXIF's number for how an image is turned."""
+"""The EXIF tag of an image's orientation."""
 
-ROOM = 64 * 2**20
-"""Bytes that usually may travel; more is told."""
+MAX_BYTES = 64 * 2**20
+"""A larger copy is reported."""
 
 
 def pack(root: Path, out: Path, *, only: Sequence[str], quality: int) -> None:
-    """Copy data sets from `root` into `out`; one that is there already is left as it is.
+    """Copy datasets from `root` into `out`; existing ones are skipped.
 
-    Images that are JPEG already and not turned by EXIF are copied byte for byte.
+    JPEG images without an EXIF rotation are copied byte for byte.
     """
     if not 1 <= quality <= 100:
         raise OptionError(f"--quality {quality}: 1 to 100 is expected.")
@@ -40,22 +40,22 @@ def pack(root: Path, out: Path, *, only: Sequence[str], quality: int) -> None:
         folder = out / name
         if not folder.exists():
             _pack_one(data_folder(root, name), folder, quality)
-        said(f"{name}: {_megabytes(folder):.1f} MB, {split_sizes(describe(folder))}")
+        log(f"{name}: {_megabytes(folder):.1f} MB, {split_sizes(describe(folder))}")
     total = _megabytes(out)
-    said(f"{out}: {total:.1f} MB in all")
-    if total * 1e6 > ROOM:
-        said(f"That is more than {ROOM / 2**20:.0f} MiB: take fewer with --only, or --quality 80")
+    log(f"{out}: {total:.1f} MB in all")
+    if total * 1e6 > MAX_BYTES:
+        log(f"That is more than {MAX_BYTES / 2**20:.0f} MiB: use --only, or --quality 80")
 
 
 def _pack_one(data: Path, folder: Path, quality: int) -> None:
-    """Whole or not at all: into a folder beside, renamed at the end."""
+    """Copy atomically: into a temporary folder, which is renamed at the end."""
     description = describe(data)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for number, pair in enumerate(description.pairs, start=1):
         _pack_pair(pair, description, partial, quality)
         if number % 100 == 0:
-            said(f"{folder.name}: {number} of {len(description.pairs)} pairs")
+            log(f"{folder.name}: {number} of {len(description.pairs)} pairs")
     names = "\n".join(description.classes.names)
     (partial / "classes.txt").write_text(names + "\n", encoding="utf-8")
     _compare(description, describe(partial))
@@ -84,7 +84,7 @@ def _is_turned(path: Path) -> bool:
 
 
 def _compare(ours: Description, packed: Description) -> None:
-    """DatasetError when the copy is understood in another way than the original."""
+    """DatasetError when the copy is read differently from the original."""
     for what, before, after in (
         ("classes", ours.classes.names, packed.classes.names),
         ("pairs", split_sizes(ours), split_sizes(packed)),

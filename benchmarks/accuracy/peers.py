@@ -1,8 +1,8 @@
-"""Other people's networks in fcnseg's own training: only the network differs.
+"""Other networks in fcnseg's training: only the network differs.
 
-Data, split, crops, augmentation, loss, optimiser, schedule, average of the weights and
-evaluation are those of `fcnseg train`. The backbone has --backbone-lr there too. Only ours has
-coarser skips, which have losses of their own (--aux).
+Data, split, crops, augmentation, loss, optimizer, schedule, weight averaging and evaluation are
+those of `fcnseg train`, including --backbone-lr. Only fcnseg's networks have auxiliary losses
+(--aux).
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ IMAGENET = "ImageNet"
 
 
 class Peer(nn.Module):
-    """Somebody else's network as fcnseg's training expects one: backbone and rest, any input size.
+    """Adapts another network to fcnseg's training: backbone and rest, any input size.
 
-    whole: what is called; its parts are registered here as `backbone` (the optimiser's name
-        for what learns at --backbone-lr) and `rest`, once each.
-    preprocess: what it is fed with. start: what the backbone's weights are.
-    multiple: what input sizes must be multiples of; images are padded as ours are.
+    whole: the network; its parts are registered here as `backbone` (the name by which the
+        optimizer finds parameters with --backbone-lr) and `rest`.
+    preprocess: of its inputs. start: initial weights of the backbone.
+    multiple: input sizes must be multiples of it; images are padded as in FCN.
     """
 
     whole: nn.Module
@@ -64,12 +64,12 @@ class Peer(nn.Module):
         self, whole: nn.Module, backbone: str, preprocess: Preprocess, start: str, multiple: int
     ) -> None:
         super().__init__()
-        object.__setattr__(self, "whole", whole)  # not registered: its parts are
+        object.__setattr__(self, "whole", whole)  # not registered, unlike its parts
         self.backbone = getattr(whole, backbone)
-        self.backbone.stages = {}  # --freeze is not for them
+        self.backbone.stages = {}  # no --freeze
         self.rest = nn.ModuleList(m for name, m in whole.named_children() if name != backbone)
         self.preprocess, self.start, self.multiple = preprocess, start, multiple
-        self.decoder = SimpleNamespace(entry=None, rungs={}, strides=())  # nor is --aux
+        self.decoder = SimpleNamespace(entry=None, rungs={}, strides=())  # no --aux
         self.spec: ModelSpec | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class Peer(nn.Module):
 
 
 class LiteTaps(nn.Module):
-    """fcnseg's EfficientNet-Lite0, dilated to stride 16, as LR-ASPP wants its backbone."""
+    """fcnseg's EfficientNet-Lite0, dilated to stride 16, with the interface for LR-ASPP."""
 
     def __init__(self, weights: str) -> None:
         super().__init__()
@@ -95,21 +95,21 @@ class LiteTaps(nn.Module):
 
 
 def unet_lite0(classes: int, weights: str, callback: Callback) -> Peer:
-    """segmentation_models.pytorch's U-Net on the very backbone and weights of `fcnseg train`."""
+    """segmentation_models.pytorch's U-Net on the backbone and weights of `fcnseg train`."""
     network = _smp().Unet(LITE0_OF_TIMM, encoder_weights=None, classes=classes)
     return _on_lite0(network, weights, callback)
 
 
 def deeplab_lite0(classes: int, weights: str, callback: Callback) -> Peer:
-    """segmentation_models.pytorch's DeepLabV3+ on the same, its backbone dilated to stride 16."""
+    """segmentation_models.pytorch's DeepLabV3+ on this backbone, dilated to stride 16."""
     network = _smp().DeepLabV3Plus(LITE0_OF_TIMM, encoder_weights=None, classes=classes)
     return _on_lite0(network, weights, callback)
 
 
 def _on_lite0(network: nn.Module, weights: str, callback: Callback) -> Peer:
-    """With fcnseg's weights in its encoder."""
+    """Load fcnseg's weights into the encoder."""
     state = imagenet(LITE0, weights, callback)
-    if state is not None:  # the tensors map by position; the last ones are the classifier's
+    if state is not None:  # tensors are matched by position; the last ones are the classifier's
         encoder = network.encoder
         first = dict(itertools.islice(state.items(), len(encoder.state_dict())))
         encoder.load_state_dict(from_wheel(first, encoder))
@@ -140,7 +140,7 @@ def lraspp_mobilenetv3(classes: int, weights: str, callback: Callback) -> Peer:
 
 
 def lraspp_lite0(classes: int, weights: str, callback: Callback) -> Peer:
-    """torchvision's LR-ASPP on the very backbone and weights of `fcnseg train`."""
+    """torchvision's LR-ASPP on the backbone and weights of `fcnseg train`."""
     del callback
     taps = LiteTaps("none" if weights == "none" else "auto")
     low, high = taps.backbone.channels[8], taps.backbone.channels[16]
@@ -169,31 +169,31 @@ def require_packages(trainings: Iterable[Training]) -> None:
     except ImportError as error:
         raise OptionError(
             f"{' and '.join(needing)} need segmentation_models_pytorch ({error}).",
-            hint="pip install segmentation-models-pytorch, or leave them out, e.g. "
+            hint="pip install segmentation-models-pytorch, or omit them, e.g. "
             "--only '*/fcnseg*' '*/lraspp*'",
         ) from None
 
 
 def imagenet(name: str, weights: str, callback: Callback) -> State | None:
-    """A backbone's published weights; None, with a warning, when they can't be had here."""
+    """A backbone's published weights; None, with a warning, when they are unavailable."""
     official = find_backbone(name).official
     if weights == "none" or official is None:
         return None
     try:
         return official(callback)
     except CheckpointError as error:
-        callback(Message(f"{name} starts at random. {error.message}", "warning"))
+        callback(Message(f"{name} is randomly initialised. {error.message}", "warning"))
         return None
 
 
 def train_peer(name: str, config: TrainConfig, callback: Callback) -> Peer:
-    """Train one as `fcnseg train` trains ours, or resume it; what comes out is in its run."""
+    """Train a network as `fcnseg train` does, or resume it; the results are in its run folder."""
     assert config.data is not None
     assert config.out is not None
     run = RunFolder(config.out)
     checked = examine(config.data, callback)
     checked.raise_errors(config.data)
-    assert checked.suggestion is not None, "a folder with readable training images has one"
+    assert checked.suggestion is not None, "there is one for readable training images"
     config = dataclasses.replace(
         config, crop=config.crop or checked.suggestion.crop, upsample="fixed"
     )
@@ -202,7 +202,7 @@ def train_peer(name: str, config: TrainConfig, callback: Callback) -> Peer:
     classes = len(checked.description.classes)
     torch.manual_seed(config.seed)
     network = PEERS[name](classes, config.backbone_weights, callback)
-    # The decoder of "published" networks: nobody takes the run's checkpoints for a ladder.
+    # The decoder of published networks, so that checkpoints are not loaded with fcnseg's decoder.
     network.spec = ModelSpec(backbone=name, num_classes=classes, decoder=PUBLISHED)
     start = InitialModel(cast(FCN, network), network.preprocess, config)
     setup = TrainSetup.of(start, checked, init_distributed(config.device))

@@ -1,4 +1,4 @@
-"""A row of a table -> its training -> a line of results.jsonl."""
+"""Run the training of a table row; the result is a line of results.jsonl."""
 
 from __future__ import annotations
 
@@ -46,37 +46,37 @@ from fcnseg.training.run_folder import RunFolder
 
 SCORES = ("miou", "pixel_accuracy", "mean_accuracy", "fw_iou")
 IOU = "iou "
-"""How results.csv begins the column of a class."""
+"""Prefix of the columns of classes in results.csv."""
 
 NEAR = 2
-"""Pixels that a thin object's outline may be off in near_f1."""
+"""Tolerance of near_f1, in pixels."""
 
 Record = dict[str, Any]
 
 
 RENAMED = {"ladder": "skips"}
-"""Parts that earlier results call otherwise."""
+"""Former names of parts -> their current names."""
 
 
 class Book:
-    """The results so far, a JSON object a line; a line cut short by a kill is skipped."""
+    """The results so far, a JSON object per line; truncated lines are skipped."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows = path, [*_read(path)]
 
     def has(self, training: Training, seed: int, budget: str, options: Mapping[str, Any]) -> bool:
-        """Whether this very training is done."""
+        """Whether this training is done."""
         key = (training.part, training.name, seed, budget, _as_json(options))
         return any(_key(row) == key for row in self.rows)
 
     def epochs_of(self, training: Training, budget: str, options: Mapping[str, Any]) -> int | None:
-        """How many epochs this training had with another seed; None if it is the first."""
+        """The number of epochs of this training with another seed; None if it is the first."""
         key = (training.part, training.name, budget, _as_json(options))
         same = [row for row in self.rows if (*_key(row)[:2], *_key(row)[3:]) == key]
         return next((row["epochs_done"] for row in same if "epochs_done" in row), None)
 
     def add(self, row: Record) -> None:
-        """Write a result down at once."""
+        """Append a result and sync it to disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
             if file.tell() and not _ends_line(self.path):
@@ -96,15 +96,15 @@ def run_training(
     label: str,
     epochs: int | None = None,
 ) -> Record:
-    """Do a training, or resume it, and say what it reached; its weights are thrown away.
+    """Run a training, or resume it, and return its result; weights are deleted without --keep.
 
-    epochs: what fits into --minutes, if another seed of the training has tried it.
+    epochs: the number that fits into --minutes, if known from another seed.
     """
     name = f"{training.name} seed {seed}"
-    said(f"{label} {name}")
+    log(f"{label} {name}")
     digest = hashlib.sha256(_as_json(options).encode()).hexdigest()[:8]
     work: Path = chosen.work or chosen.out / "work"
-    place = training.name.replace("*", "x")  # not every file system has stars
+    place = training.name.replace("*", "x")  # some file systems do not allow stars
     budget = budget_of(chosen)
     run = RunFolder(work / training.part / place / f"{budget.replace(' ', '-')}-{seed}-{digest}")
     data, unlabeled = data_of(training, seed, chosen.data, work)
@@ -123,10 +123,10 @@ def run_training(
             values["epochs"] = epochs or _epochs_in(60 * chosen.minutes, training, values, run)
         row |= _trained(training, values, run, progress(f"{label} {name}"))
     except TrainingError as error:
-        said(f"{label} {name} failed: {error.message}")
+        log(f"{label} {name} failed: {error.message}")
         row |= {"failed": error.message}
     else:
-        said(f"{label} {name}: mIoU {100 * row['miou']:.2f} in {row['seconds']:.0f} s")
+        log(f"{label} {name}: mIoU {100 * row['miou']:.2f} in {row['seconds']:.0f} s")
         row["took"] = None if begun else time.monotonic() - began
     row |= circumstances(chosen)
     if not chosen.keep:
@@ -136,14 +136,14 @@ def run_training(
 
 
 def budget_of(chosen: argparse.Namespace) -> str:
-    """What every network of a table may spend, in words."""
+    """The budget of each training of a table, as text."""
     return f"{chosen.minutes:g} minutes" if chosen.minutes else f"{chosen.epochs} epochs"
 
 
 def _epochs_in(seconds: float, training: Training, values: Record, run: RunFolder) -> int:
-    """How many epochs fit, by the second of two that are thrown away; those of a run that is begun.
+    """The number of epochs that fit, from the second epoch of a trial; or that of a started run.
 
-    The first one also reads the images, and is much slower where there are few.
+    The first epoch also reads the images, which is much slower if there are few.
     """
     if run.state.is_file():
         return TrainConfig.load(run.config).epochs
@@ -156,9 +156,9 @@ def _epochs_in(seconds: float, training: Training, values: Record, run: RunFolde
 
 
 def _train(training: Training, values: Record, callback: Callback) -> tuple[Peer | None, str]:
-    """Ours goes the way of `fcnseg train`; the others' run folders look the same.
+    """Train by `fcnseg train`, or another network with the same run folder.
 
-    Somebody else's network, and what the backbone's weights were before.
+    Returns the other network, if it is one, and the backbone's initial weights.
     """
     if training.peer is None:
         state = RunFolder(values["out"]).state
@@ -170,7 +170,7 @@ def _train(training: Training, values: Record, callback: Callback) -> tuple[Peer
 
 
 def _trained(training: Training, values: Record, run: RunFolder, callback: Callback) -> Record:
-    """Do it; what is known of its network, with the averaged weights, and of its run."""
+    """Train; return the results of the averaged weights and of the run."""
     peer, start = _train(training, values, callback)
     averaged = Checkpoint.load(run.last)
     if peer is not None:
@@ -190,9 +190,9 @@ def near_f1(
 ) -> dict[str, float | None]:
     """F1 of each class's pixels on the validation images, with a tolerance of NEAR pixels.
 
-    A predicted pixel is right when the labels have its class within the tolerance, a labelled one
-    is found when the prediction has, in Euclidean distance: the usual score of thin cracks. None
-    where the labels lack a class.
+    A predicted pixel is correct when the labels have its class within the tolerance (Euclidean), a
+    labelled one is found when the prediction has its class there: the usual score of thin cracks.
+    None if the labels lack a class.
     """
     assert config.data is not None
     description = describe(config.data)
@@ -227,7 +227,7 @@ def _f1(recall: float, precision: float) -> float:
 
 
 def backbone_start(config: TrainConfig) -> str:
-    """What our backbone's weights are before training."""
+    """The initial weights of fcnseg's backbone."""
     if config.backbone_weights == "none":
         return RANDOM
     backbone = str(config.with_fallbacks().backbone)
@@ -236,7 +236,7 @@ def backbone_start(config: TrainConfig) -> str:
 
 
 def _found(run: RunFolder) -> Record:
-    """What a finished run says of itself: the last epoch's scores, and under what conditions."""
+    """The results of a finished run: the last epoch's scores, and its conditions."""
     config = TrainConfig.load(run.config)
     assert config.data is not None
     assert config.batch != "auto"
@@ -272,7 +272,7 @@ def _found(run: RunFolder) -> Record:
 
 
 def circumstances(chosen: argparse.Namespace) -> Record:
-    """What a figure must stand with: command, machine, versions, date."""
+    """The conditions of a result: command, machine, versions, date."""
     places = {str(chosen.data): "DATA", str(chosen.out): "OUT", str(chosen.work): "WORK"}
     words = [places.get(word, word) for word in sys.argv[1:]]
     return {
@@ -285,7 +285,7 @@ def circumstances(chosen: argparse.Namespace) -> Record:
 
 
 def machine(device: str) -> str:
-    """The GPU's name, if one computes, and the processor's."""
+    """The name of the GPU, if one is used, and of the CPU."""
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -301,24 +301,24 @@ def machine(device: str) -> str:
 
 
 def progress(label: str) -> Callback:
-    """A callback that prints a line an epoch, and what is worth knowing in between."""
+    """A callback that prints messages, and a line per epoch."""
 
-    def listen(event: Event) -> None:
+    def show(event: Event) -> None:
         if isinstance(event, Message):
-            said(f"{label}: {event.text}")
+            log(f"{label}: {event.text}")
         elif isinstance(event, EpochEnd):
             values = event.values
-            said(
+            log(
                 f"{label} epoch {event.epoch}/{event.epochs}: loss {values['loss']:.3f}, "
                 f"mIoU {100 * values['miou']:.2f}, {values['images_per_second']:.1f} images/s, "
                 f"{values['seconds']:.0f} s"
             )
 
-    return listen
+    return show
 
 
-def said(text: str) -> None:
-    """A line of progress, on stderr: stdout is for the table."""
+def log(text: str) -> None:
+    """Print a line to stderr, because stdout is for the table."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -330,7 +330,7 @@ def _read(path: Path) -> list[Record]:
                 row = json.loads(line)
                 rows.append({**row, "part": RENAMED.get(row["part"], row["part"])})
             except json.JSONDecodeError:
-                said(f"{path}: an incomplete line is skipped")
+                log(f"{path}: an incomplete line is skipped")
     return rows
 
 

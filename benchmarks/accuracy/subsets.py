@@ -1,4 +1,4 @@
-"""What is trained on: a whole data set, or a folder of links to a part of one."""
+"""The data of trainings: a complete dataset, or a folder of links to a part of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fcnseg.datasets.describe import describe
 
 
 def data_of(training: Training, seed: int, root: Path, work: Path) -> tuple[Path, Path | None]:
-    """The data set of a training, and a folder of the images whose labels it doesn't use."""
+    """The dataset of a training, and the folder of its unlabeled images, if any."""
     name, _, part = training.dataset.partition("-")
     if training.part == "drives":
         return without_drive(root / "camvid", part, work / training.dataset).resolve(), None
@@ -23,17 +23,17 @@ def data_of(training: Training, seed: int, root: Path, work: Path) -> tuple[Path
 
 
 def data_folder(root: Path, name: str) -> Path:
-    """A data set's folder, or its dataset.toml if there is one in it."""
+    """A dataset's folder, or the dataset.toml in it."""
     declared = root / name / "dataset.toml"
     return declared if declared.is_file() else root / name
 
 
 def few_labels(data: Path, every: int, seed: int, out: Path) -> tuple[Path, Path]:
-    """Links to one in `every` labeled training images, and to the images of the others.
+    """Make links to one in `every` labeled training images, and to the images of the others.
 
-    The validation part is the data set's. With the training images in the order of their names,
-    seed 0 takes the first of each `every`, seed 1 the second. Each is linked `every` times, so that
-    an epoch has the steps that it has with all labels, and validation takes its usual part of it.
+    Validation images are those of the dataset. With the training images sorted by name, seed 0
+    takes the first of each `every`, seed 1 the second. Each is linked `every` times, so that an
+    epoch has the same number of steps as with all labels, and validation its usual share.
     """
     description = describe(data)
     train = split_pairs(description, "train")
@@ -49,10 +49,10 @@ def few_labels(data: Path, every: int, seed: int, out: Path) -> tuple[Path, Path
 
 
 def without_drive(camvid: Path, drive: str, out: Path) -> Path:
-    """A folder of links to CamVid's training images: every second one of `drive` is in val.
+    """Make links to CamVid's training images, with every second one of `drive` in val.
 
-    The others of the drive are left out: neighbours of a recording are alike. What CamVid itself
-    has in val is of a drive that is trained on, and is left out, too.
+    The others of the drive are omitted, because neighbouring frames are similar. CamVid's own
+    validation images are omitted as well: they are from a training recording.
     """
     chosen = sorted((camvid / "train").iterdir())
     held_out = [image for image in chosen if image.name.startswith(f"{drive}_")][::2]

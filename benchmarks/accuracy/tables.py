@@ -1,6 +1,6 @@
-"""Lines of results.jsonl -> a Markdown table, with what the figures were made with.
+"""Markdown tables of results.jsonl, with the conditions of the results.
 
-Several seeds of a training are shown as their mean and, behind ±, half of what lies between them.
+Several seeds of a training are shown as their mean ± half of their range.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Table = Sequence[Sequence[str]]
 
 
 def write_table(part: str, rows: Iterable[Record], path: Path) -> str:
-    """The tables of a part, one for each budget that was used; written to a file as well."""
+    """The tables of a part, one for each budget; also written to a file."""
     budgets: dict[str, list[Record]] = {}
     for row in rows:
         if row["part"] == part:
@@ -43,16 +43,16 @@ def _section(part: str, rows: Sequence[Record]) -> str:
 
 TITLES = {
     "skips": "## Decoders and fusions on CamVid",
-    "others": "## Beside other networks, trained the same way",
-    "ablation": "## What each part of the recipe is worth",
-    "drives": "## What each part of the recipe is worth on a drive that was not trained on",
-    "few": "## Few labels: what the images without labels add",
-    "minutes": "## A given time: what `--minutes` chooses beside settings chosen by hand",
+    "others": "## Other networks, trained in the same way",
+    "ablation": "## Ablation of the defaults",
+    "drives": "## Ablation of the defaults on recordings not trained on",
+    "few": "## Few labels: the gain from unlabeled images",
+    "minutes": "## A given time: `--minutes` compared with settings chosen by hand",
 }
 
 
 def _circumstances(rows: Sequence[Record]) -> str:
-    """Commands, machines, versions, dates, budget: everything that was used, once."""
+    """Commands, machines, versions, dates and budget, without duplicates."""
     first = rows[0]
     options = [f"{name}={json.dumps(value)}" for name, value in first["options"].items()]
     seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
@@ -85,7 +85,7 @@ def _skips(rows: Sequence[Record]) -> list[str]:
 
 
 def _others(rows: Sequence[Record]) -> list[str]:
-    """A table for each data set: IoU of each class."""
+    """A table for each dataset: IoU of each class."""
     texts = []
     for data in dict.fromkeys(training.dataset for training in PARTS["others"]):
         here = [row for row in rows if row["cell"].startswith(f"{data}/")]
@@ -109,7 +109,7 @@ def _others(rows: Sequence[Record]) -> list[str]:
 
 
 def _changes(part: str, rows: Sequence[Record]) -> list[str]:
-    """Differences from the defaults of the same seed."""
+    """Differences from the defaults with the same seed."""
     trainings = PARTS[part]
     sets = list(dict.fromkeys(training.dataset for training in trainings))
     found = {(row["cell"], row["seed"]): row["miou"] for row in rows}
@@ -126,7 +126,7 @@ def _changes(part: str, rows: Sequence[Record]) -> list[str]:
                 texts.append(_percent([found[one, s] - found[base, s] for s in both], sign=True))
         if set(texts) != {"-"}:
             table.append([change, *texts])
-    text = "mIoU of the defaults; below, what each change adds to it or takes from it, in points."
+    text = "mIoU of the defaults; below, the effect of each change, in points."
     known = [[r for r in rows if r["cell"].startswith(f"{data}/")] for data in sets]
     about = "; ".join(
         f"{data}: {_data(some)}" for data, some in zip(sets, known, strict=True) if some
@@ -135,7 +135,7 @@ def _changes(part: str, rows: Sequence[Record]) -> list[str]:
 
 
 def _few(rows: Sequence[Record]) -> list[str]:
-    """A row for each data set and number of labels; the gain is that of equal seeds."""
+    """A row for each dataset and number of labels; the gain is between equal seeds."""
     found = {(row["cell"], row["seed"]): row for row in rows}
     table = [["data set", "labeled images", LABELS, UNLABELED, "gain", "seeds"]]
     for data in dict.fromkeys(training.dataset for training in PARTS["few"]):
@@ -155,7 +155,7 @@ def _few(rows: Sequence[Record]) -> list[str]:
 
 
 def _given_time(rows: Sequence[Record]) -> list[str]:
-    """A row for each setting: scores, and the time from the command to its end."""
+    """A row for each setting: scores, and the total time of the command."""
     table = [["data set", "setting", "mIoU", "best mIoU", "epochs", "minutes in all"]]
     for training, some in _by_training("minutes", rows):
         data, _, setting = training.partition("/")
@@ -176,7 +176,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], list[str]]] = {
 
 
 def _data(rows: Sequence[Record]) -> str:
-    """How many images, of which split; two splits are no comparison, and are shown."""
+    """The number of images and the split; results with several splits are not comparable."""
     seen = dict.fromkeys((r["images"], r["held_out"], r["split"], tuple(r["crop"])) for r in rows)
     return " / ".join(
         f"{images} images to train on in crops of {'x'.join(map(str, crop))}, "
@@ -192,7 +192,7 @@ def _by_training(part: str, rows: Sequence[Record]) -> list[tuple[str, list[Reco
 
 
 def _percent(values: Sequence[float | None], *, sign: bool = False) -> str:
-    """The mean, and how far the values lie apart; a dash for none."""
+    """The mean ± half of the range; a dash for no values."""
     here = [100 * value for value in values if value is not None]
     if not here:
         return "-"

@@ -1,4 +1,4 @@
-"""What is trained for each table; the name of a training is its place in the table."""
+"""The trainings of each table; the name of a training is its place in the table."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ NETWORKS = (
     OURS, "unet-lite0", "deeplab-lite0", "lraspp-mobilenetv3", "lraspp-lite0", "unet-resnet18",
     "fcnseg-random",
 )  # fmt: skip
-"""`fcnseg train`'s defaults, the others (peers.py), and ours without ImageNet weights: what to
-compare those with that start without."""
+"""`fcnseg train`'s defaults, other networks (peers.py), and fcnseg without ImageNet weights, to
+compare with those that are randomly initialised."""
 
 DEFAULTS = "defaults"
 
@@ -52,10 +52,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "schedule=cosine": {"schedule": "cosine"},
     "backbone_weights=none": {"backbone_weights": "none"},
 }
-"""One option of the recipe at a time; the first is what the others are compared with."""
+"""One changed option at a time; the first is the baseline."""
 
 DRIVES = ("0001TP", "0006R0", "0016E5")
-"""The recordings that CamVid's training images are of, by the beginning of their names."""
+"""The recordings of CamVid's training images: prefixes of their names."""
 
 LEVERS: dict[str, dict[str, Any]] = {
     change: CHANGES[change]
@@ -68,10 +68,10 @@ LEVERS: dict[str, dict[str, Any]] = {
     "freeze=2 freeze_norm": {"freeze": 2, "freeze_norm": True},
     "schedule=cosine": CHANGES["schedule=cosine"],
 }  # fmt: skip
-"""What might help on a drive that was never seen."""
+"""Changes that might help on recordings not trained on."""
 
 USUAL_CROP = {"bag": (352, 352), "crack": (288, 416), "nuclei": (256, 288)}
-"""What `fcnseg train` takes without --minutes."""
+"""The crops of `fcnseg train` without --minutes."""
 
 BY_HAND: dict[str, dict[str, Any]] = {
     DEFAULTS: {},
@@ -83,8 +83,8 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "freeze=4": {"freeze": 4},
     "scale=1": CHANGES["scale=1"],
 }
-"""What a user may choose by hand for a given time, beside what `train --minutes` chooses (the
-defaults): other crops, less to compute for more steps, a larger network for fewer."""
+"""Settings chosen by hand for a given time, to compare with `train --minutes` (the defaults):
+other crops, cheaper steps, a larger network."""
 
 LABELS, UNLABELED = "labels alone", "unlabeled images, too"
 
@@ -93,8 +93,8 @@ LABELS, UNLABELED = "labels alone", "unlabeled images, too"
 class Training:
     """One training.
 
-    part: the table. name: unique in it, DATASET/ROW. options: of `train`, beside those that
-    all trainings share. peer: whose network, by its name in peers.py; None: ours.
+    part: the table. name: unique in it, DATASET/ROW. options: of `train`, in addition to those
+    shared by all trainings. peer: name of a network in peers.py; None: fcnseg's.
     """
 
     part: str
@@ -105,7 +105,7 @@ class Training:
 
     @property
     def row(self) -> str:
-        """What of the name is not the data set."""
+        """The name without the dataset."""
         return self.name.partition("/")[2]
 
 
@@ -130,7 +130,7 @@ def _others() -> list[Training]:
 
 
 def _ablation() -> list[Training]:
-    """Change by change, so that an unfinished table has whole rows."""
+    """Change by change, so that an unfinished table has complete rows."""
     return [
         Training("ablation", f"{data}/{change}", data, options)
         for change, options in CHANGES.items()
@@ -139,7 +139,7 @@ def _ablation() -> list[Training]:
 
 
 def _drives() -> list[Training]:
-    """Change by change; the recording in the data set's name is the one that is held out."""
+    """Change by change; the recording in the dataset's name is used for validation."""
     return [
         Training("drives", f"camvid-{drive}/{change}", f"camvid-{drive}", options)
         for change, options in LEVERS.items()
@@ -148,7 +148,7 @@ def _drives() -> list[Training]:
 
 
 def _few() -> list[Training]:
-    """One in eight and one in four labels, without and with the images of the others."""
+    """One in eight and one in four labels, without and with the other images."""
     return [
         Training("few", f"{data}-{every}/{row}", f"{data}-{every}", options)
         for data in ("nuclei", "bag", "camvid")
@@ -158,7 +158,7 @@ def _few() -> list[Training]:
 
 
 def _minutes() -> list[Training]:
-    """Data set by data set, so that an unfinished table has whole ones."""
+    """Dataset by dataset, so that an unfinished table has complete ones."""
     return [
         Training(
             "minutes", f"{data}/{change}", data, {"crop": crop} if "usual" in change else options
