@@ -280,7 +280,7 @@ def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
     if not listing.images:
         videos = sum(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in listing.files)
         seen = f"{counted(len(listing), 'file')}" + (f", {videos} of them videos" if videos else "")
-        packed = listing.with_suffix(*PACKED)
+        packed = [n for n in listing.with_suffix(*PACKED) if not n.lower().endswith(".nii.gz")]
         hint = f"images and labels are read as files: unpack {packed[0]}" if packed else HINT
         if inside := listing.saying(_EMBEDDED, ".json"):
             hint = (
@@ -288,19 +288,19 @@ def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
             )
         return DatasetError(f"{root} has no images ({seen}).", hint=hint)
     found = pair_by_names(listing)
-    alone, labels = len(found.orphan_images), len(found.orphan_labels)
+    images, labels = counted(len(found.orphan_images), "image"), len(found.orphan_labels)
     if lost:
         return DatasetError(
-            f"{root} has {alone} images, none of which {lost[0].path} is about: {lost[0].why}.",
+            f"{root} has {images}, none of which {lost[0].path} is about: {lost[0].why}.",
             hint="give the images the names and folders that the file says, or correct these there",
         )
     if not labels:
         other, hint = unread_annotations(listing)
-        return DatasetError(f"{root} has {alone} images but no labels{other}.", hint=hint or HINT)
-    other, hint = ("", "") if alone else unread_images(listing)
+        return DatasetError(f"{root} has {images} but no labels{other}.", hint=hint or HINT)
+    other, hint = ("", "") if found.orphan_images else unread_images(listing)
     example = (found.orphan_images + found.orphan_labels)[0].name
     return DatasetError(
-        f"{root} has {alone} images and {labels} label files, but no names that match "
+        f"{root} has {images} and {counted(labels, 'label file')}, but no names that match "
         f"(for example {example}){other}.",
         hint=hint or HINT,
     )

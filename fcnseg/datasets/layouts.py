@@ -48,7 +48,7 @@ _ADE_IMAGE = re.compile(r"^ADE_(train|val|frame)_\d{8}$")
 _KITTI_360_IDS = 46
 """KITTI-360 numbers more kinds of things than Cityscapes' 34; all are ignored."""
 
-_CITYSCAPES_KINDS = ("labeltrainids", "labelids", "color")
+_CITYSCAPES_KINDS = ("labeltrainids", "labelids", "color", "instanceids")
 
 
 def find_voc(listing: Listing) -> Found | None:
@@ -120,7 +120,7 @@ def find_cityscapes(listing: Listing) -> Found | None:
                 if not found.pairs:  # img_dir/train, ann_dir/train
                     found = pair_by_names(listing, (images, labels), by_stem=True)
                 if found.pairs:
-                    reading = _cityscapes_reading(kind)
+                    reading = _cityscapes_reading(kind) if kind != "instanceids" else None
                     why = (f"*_leftImg8bit and *_{truth}_* are Cityscapes'",)
                     return replace(found, layout="cityscapes", reading=reading, why=why)
     return None
@@ -208,6 +208,21 @@ def _cityscapes_reading(kind: str) -> Reading:
     return Reading(Encoding("color", colors, CITYSCAPES_UNSCORED), CITYSCAPES, IGNORE, why)
 
 
+def _read_instance_ids(_: Found, values: Values) -> Reading | None:
+    """Cityscapes' label ids, or 1000 * id + number for objects that are counted."""
+    if values.kind != "index":
+        return None
+    stored: dict[int, list[int]] = {label_id: [label_id] for label_id in CITYSCAPES_IDS}
+    ignored: list[int] = []
+    for value in sorted(values.pixels):
+        own = stored.get(value // 1000 if value >= 1000 else value, ignored)
+        if value not in own:
+            own.append(value)
+    encoding = Encoding("index", tuple(map(tuple, stored.values())), tuple(ignored))
+    why = ("of the label ids, or 1000 * id + object, the 19 that are scored; others are ignored",)
+    return Reading(encoding, CITYSCAPES, IGNORE, why)
+
+
 def published(found: Found, values: Values) -> Reading | None:
     """What stored values mean by a published convention, told by the layout or the files' paths."""
     if not values.pixels:
@@ -226,6 +241,7 @@ def published(found: Found, values: Values) -> Reading | None:
 
 
 _PUBLISHED: Mapping[str, Callable[[Found, Values], Reading | None]] = {
+    "cityscapes": _read_instance_ids,
     "camvid": _read_camvid,
     "ade20k": _read_ade20k,
     "voc": _read_voc,

@@ -102,7 +102,7 @@ def unknown(root: Path, name: str) -> None:
     ("write", "said"),
     [
         (boxes, r"no labels; Annotations/0\.xml and similar files hold bounding boxes"),
-        (lines_of_boxes, r"No label file could be read. The first: .*0\.txt, line 1: not a class"),
+        (lines_of_boxes, r"no labels; Annotations/0\.txt and similar files hold bounding boxes"),
         (unknown, r"no labels that can be read; 3 \.h5 files \(first: Annotations/0\.h5\)"),
     ],
 )

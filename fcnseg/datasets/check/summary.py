@@ -6,11 +6,13 @@ import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from fcnseg.datasets import SPLITS, Description
 from fcnseg.datasets.check.statistics import Size, Suggestion
+from fcnseg.errors import counted
 
 MATRIX = 512
 """Rows of the matrices whose product tells how fast a processor is."""
@@ -37,35 +39,38 @@ def summarize(description: Description, own: Mapping[str, int], used: Mapping[st
 
     own: pairs in each split that the folder has; used: in each that is used.
     """
-    count = len(description.pairs)
+    images = counted(len(description.pairs), "image")
     labels = f"labels in {_where(description)}" if _where(description) else "labels beside them"
-    images = f"{count:,} image{'' if count == 1 else 's'}"
     return f"{images} with {labels} ({_stored(description)}), {_split(description, own, used)}."
 
 
 def _where(description: Description) -> str:
     """The files or folders of the labels; "" when they lie beside the images."""
-    root, pairs = str(description.root), description.pairs
-    start = len(root) + 1
+    root, pairs = description.root, description.pairs
     if any(pair.part and pair.page is None for pair in pairs) or any(p.page for p in pairs):
-        files = sorted({str(pair.labels)[start:] for pair in pairs})
-        return files[0] + (f" and {len(files) - 1} more files" if len(files) > 1 else "")
-    folders = {str(pair.labels)[start:].replace(os.sep, "/").rpartition("/")[0] for pair in pairs}
-    images = {str(pair.image)[start:].replace(os.sep, "/").rpartition("/")[0] for pair in pairs}
+        files = sorted({os.path.relpath(pair.labels, root) for pair in pairs})
+        return files[0] + (f" and {counted(len(files) - 1, 'more file')}" if files[1:] else "")
+    folders, images = (
+        {
+            Path(os.path.relpath(folder, root)).as_posix()
+            for folder in {path.parent for path in some}
+        }
+        for some in ([pair.labels for pair in pairs], [pair.image for pair in pairs])
+    )
     if folders <= images:
         return ""
-    top = os.path.commonpath(sorted(folders)) if "" not in folders else ""
-    if top:
+    top = os.path.commonpath(sorted(folders))
+    if top not in ("", "."):
         return f"{top}/"
-    first = sorted(folders)
-    return f"{first[0]}/" + (f" and {len(first) - 1} more folders" if len(first) > 1 else "")
+    first, *more = sorted(folders)
+    return f"{first}/" + (f" and {counted(len(more), 'more folder')}" if more else "")
 
 
 def _stored(description: Description) -> str:
     """What the label files hold."""
     encoding = description.encoding
     if encoding.store == "layers":
-        return f"files for each of {len(encoding.terms)} class(es)"
+        return f"files for each of {counted(len(encoding.terms), 'class')}"
     if encoding.terms:
         return f"{encoding.store}, {len(encoding.terms)} named"
     values = sorted({value for some in encoding.values for value in some})
@@ -81,11 +86,11 @@ def _stored(description: Description) -> str:
 
 def _split(description: Description, own: Mapping[str, int], used: Mapping[str, int]) -> str:
     named = [f"{name} ({own[name]:,})" for name in SPLITS if own.get(name)]
+    drawn = used.get("val", 0) if description.drawn_split else 0
     if not named:
-        drawn = used.get("val", 0)
         return f"not split: {drawn:,} are held out for validation" if drawn else "not split"
     several = ", ".join(named[:-1]) + f" and {named[-1]}" if len(named) > 1 else named[0]
-    held = f"; {used['val']:,} of train are held out" if description.drawn_split else ""
+    held = f"; {drawn:,} of train are held out" if drawn else ""
     return f"split by the folder's {several}{held}"
 
 

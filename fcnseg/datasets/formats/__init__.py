@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -34,7 +35,15 @@ from fcnseg.datasets.formats.regions import (
 )
 from fcnseg.datasets.formats.stacks import STACKS, read_page
 from fcnseg.datasets.pairing import Listing, marks, stem_of, suffix_of
-from fcnseg.errors import DatasetError, FcnsegError, MediaError, cannot_read, did_you_mean, reason
+from fcnseg.errors import (
+    DatasetError,
+    FcnsegError,
+    MediaError,
+    cannot_read,
+    did_you_mean,
+    from_bytes,
+    reason,
+)
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import bands_of
 from fcnseg.io.content import name_other, upright
@@ -164,6 +173,18 @@ _BOX = marks(b"<bndbox>")
 
 _BOX_COLUMNS = marks(b"xmin", b"ymax")
 
+_CREATE_ML = marks(b'"annotations"', b'"coordinates"', b'"width"', b'"label"')
+
+_TEXT_BOXES = re.compile(
+    r"[A-Za-z_]\w*( -?[\d.]+){14,15}\s*"  # KITTI's label_2: a class, then 14 numbers
+    r"|(-?[\d.]+ ){8}\S+ \d\s*"  # DOTA's labelTxt: four corners, a class, whether it is difficult
+    r"|(-?\d+,){7}-?\d+,?\s*"  # VisDrone: left, top, width, height and four more numbers
+)
+"""A line of a text file that describes a box."""
+
+_TEXTS = 100
+"""How many text files are looked at."""
+
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 
 PACKED = (
@@ -182,7 +203,9 @@ _ANNOTATIONS = (
 def unread_annotations(listing: Listing) -> tuple[str, str]:
     """What stands beside images without labels that may be meant for them, and what to do ("")."""
     hint = "export the dataset as segmentation (polygons or masks)"
-    if boxes := [*listing.saying(_BOX, ".xml"), *listing.saying(_BOX_COLUMNS, ".csv")]:
+    named = {".xml": _BOX, ".csv": _BOX_COLUMNS, ".json": _CREATE_ML}
+    boxes = [name for suffix, words in named.items() for name in listing.saying(words, suffix)]
+    if boxes := boxes or _text_boxes(listing):
         held = "and similar files hold" if boxes[1:] else "holds"
         return f"; {boxes[0]} {held} bounding boxes", hint
     if boxes := listing.saying(COCO_HEAD, ".json"):
@@ -200,6 +223,17 @@ def unread_annotations(listing: Listing) -> tuple[str, str]:
             first = f"first: {names[0]}{held}"
             return f" that can be read; {seen} ({first}) may be annotations", CONVERT
     return "", ""
+
+
+def _text_boxes(listing: Listing) -> list[str]:
+    """The text files whose last line is a box, as KITTI, DOTA and VisDrone have it."""
+    found = []
+    for name in listing.with_suffix(".txt")[:_TEXTS]:
+        with suppress(OSError):
+            lines = from_bytes(listing.path(name).read_bytes()).splitlines()
+            if lines and _TEXT_BOXES.fullmatch(lines[-1]):
+                found.append(name)
+    return found
 
 
 def _arrays_in(path: Path) -> str:

@@ -36,9 +36,9 @@ from fcnseg.io.images import IMAGE_SUFFIXES
 def _cvat_parse(path: Path) -> Document:
     root = read_xml(path)
     edges = root.findtext(f"meta/{EDGES_KEY}") == EDGES
-    images = {
-        image.get("id", str(number)): _cvat_shapes(
-            image.attrib["name"], _cvat_size(image), image, edges=edges
+    images = {  # by their places: each task of a project counts its images from 0
+        str(number): _cvat_shapes(
+            _cvat_file(image.attrib["name"], image), _cvat_size(image), image, edges=edges
         )
         for number, image in enumerate(root.iter("image"))
     }
@@ -47,21 +47,40 @@ def _cvat_parse(path: Path) -> Document:
     return Document(images, tuple(name for name in names if name))
 
 
+def _cvat_file(name: str, element: ElementTree.Element) -> str:
+    """An image's path in an export: those of a project lie in a folder for each subset."""
+    subset = element.get("subset", "")
+    return f"{subset}/{name}" if subset and not name.startswith(f"{subset}/") else name
+
+
 def _cvat_frames(root: ElementTree.Element) -> dict[str, Annotated]:
-    """The frames of "CVAT for video 1.1": a shape of each track in each frame, unless outside."""
-    frames: dict[int, list[ElementTree.Element]] = {}
+    """The frames of "CVAT for video 1.1": a shape of each track in each frame, unless outside.
+
+    Each task of a project counts its frames from 0.
+    """
+    frames: dict[tuple[str, int], list[ElementTree.Element]] = {}
+    files: dict[tuple[str, int], str] = {}
     for track in root.iter("track"):
         for shape in track:
-            some = frames.setdefault(int(shape.attrib["frame"]), [])
+            number = int(shape.attrib["frame"])
+            frame = track.get("task_id", ""), number
+            files[frame] = _cvat_file(f"frame_{number:06}", track)
+            some = frames.setdefault(frame, [])
             if shape.get("outside") != "1":
                 shape.set("label", track.get("label", ""))
                 some.append(shape)
-    height, width = (root.findtext(f"meta//original_size/{side}") for side in ("height", "width"))
-    size = (int(height), int(width)) if height and width else None
+    sizes = {task.findtext("id", ""): _frame_size(task) for task in root.findall("meta//task")}
     return {
-        str(number): _cvat_shapes(f"frame_{number:06}", size, shapes, also=f"{number:06}")
-        for number, shapes in sorted(frames.items())
+        f"{task}/{number}": _cvat_shapes(
+            files[task, number], sizes.get(task, _frame_size(root)), shapes, also=f"{number:06}"
+        )
+        for (task, number), shapes in sorted(frames.items())
     }
+
+
+def _frame_size(element: ElementTree.Element) -> tuple[int, int] | None:
+    height, width = (element.findtext(f".//original_size/{side}") for side in ("height", "width"))
+    return (int(height), int(width)) if height and width else None
 
 
 def _cvat_size(element: ElementTree.Element) -> tuple[int, int]:

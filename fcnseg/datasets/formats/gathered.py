@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,15 @@ from fcnseg.datasets.formats.polygons import (
 )
 from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of, without_suffix
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
-from fcnseg.errors import PARSE_ERRORS, DatasetError, MediaError, OptionError, as_text, reason
+from fcnseg.errors import (
+    PARSE_ERRORS,
+    DatasetError,
+    MediaError,
+    OptionError,
+    as_text,
+    from_bytes,
+    reason,
+)
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
 """COCO files about the same images that hold no areas, or the same ones again."""
@@ -125,6 +134,8 @@ def find_yolo(listing: Listing) -> Found | None:
     """
     texts = [name for name in listing.with_suffix(".txt") if place_of(name).role == "labels"]
     texts = texts or _texts_beside_images(listing)
+    if not any(_begins_with_number(listing.path(name)) for name in texts):
+        return None
     partners = {(*place_of(name).key, as_text(stem_of(name)).lower()): name for name in texts}
     gathered = Gathered(listing)
     seen: set[int] = set()
@@ -175,6 +186,15 @@ def _by_number(entries: Sequence[Entry], used: Iterable[int] = ()) -> list[str]:
     if len(names) < len(entries) or first < 0 or last >= MAX_CLASSES or shifted:
         return [entry.name for entry in entries]
     return [names.get(number, f"class_{number}") for number in range(last + 1)]
+
+
+def _begins_with_number(path: Path) -> bool:
+    """Whether a text may be YOLO's: its first word is a number, or it has none."""
+    try:
+        word = from_bytes(path.read_bytes()).split(maxsplit=1)[:1]
+    except OSError:
+        return True
+    return not word or re.fullmatch(r"[\d.]+", word[0]) is not None
 
 
 def _is_yolo(path: Path) -> bool:

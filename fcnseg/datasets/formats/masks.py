@@ -126,13 +126,14 @@ def _find_panoptic(listing: Listing) -> Found | None:
     if not files:
         return None
     gathered = Gathered(listing)
-    names: dict[str, None] = {}  # an ordered set
+    listed: dict[str, list[str]] = {}  # the class names of each file that is used
     pngs: dict[str, list[str]] = {}
     for name in listing.images:
         pngs.setdefault(as_text(name.rpartition("/")[2]), []).append(name)
-    for file, path, (images, segments, categories) in gathered.parsed(files, _panoptic):
-        names.update(dict.fromkeys(categories[key] for key in sorted(categories, key=by_number)))
-        stem = stem_of(file).lower()
+    # The last one first: an image that two versions have (Mapillary's v1.2, v2.0) is the later's.
+    for file, path, (images, segments, categories) in gathered.parsed(files[::-1], _panoptic):
+        before = len(gathered.pairs)
+        stem, folder = stem_of(file).lower(), file[: file.rfind("/") + 1]
         for part, (png, _) in segments.items():
             # Where the image is a PNG of the same name, the labels lie in a panoptic folder.
             pool = [n for n in pngs.get(png, ()) if "panoptic" in n.lower() or stem in n.lower()]
@@ -141,13 +142,19 @@ def _find_panoptic(listing: Listing) -> Found | None:
             if at is None or not pool:
                 gathered.note_missing(path, png if at else images.get(part, part), 1)
                 continue
-            labels = next((n for n in pool if stem in n.lower()), pool[0])
+            labels = max(pool, key=lambda n: (stem in n.lower(), n.startswith(folder)))
             split = place_of(file).split or place_of(labels).split
             layers = (("", labels), ("", file))
-            gathered.pairs.append(listing.pair(at, file, split, part=part, layers=layers))
+            pair = listing.pair(at, file, split, part=part, layers=layers)
+            gathered.add_once(pair, 1 + len(segments[part][1]))
+        if len(gathered.pairs) > before:
+            listed[file] = [categories[key] for key in sorted(categories, key=by_number)]
     refuse_broken(gathered)
-    found = gathered.found("panoptic", tuple(names), f"{files[0]} is COCO's panoptic format")
-    return found if found.pairs else None
+    used = [file for file in files if file in listed]
+    if not used:
+        return None
+    names = dict.fromkeys(name for file in used for name in listed[file])
+    return gathered.found("panoptic", tuple(names), f"{used[0]} is COCO's panoptic format")
 
 
 def _image(gathered: Gathered, wanted: str, file: str, labels: Sequence[str]) -> str | None:

@@ -94,7 +94,7 @@ def _paired(listing: Listing, files: Sequence[str]) -> list[tuple[str, str]]:
         others = [
             name
             for name, (other, seen) in shown.items()
-            if name != labels and other == shape and tell_labels([look], [seen]) == 0
+            if name != labels and other == shape and _are_labels(labels, look, name, seen)
         ]
         near = {name: len(_words(name) & _words(labels)) for name in others}
         best = [name for name in others if near[name] == max(near.values())]
@@ -106,6 +106,14 @@ def _paired(listing: Listing, files: Sequence[str]) -> list[tuple[str, str]]:
                 hint="keep one of them in the folder, or give a file and its labels one name",
             )
     return found
+
+
+def _are_labels(name: str, look: Look, other: str, seen: Look) -> bool:
+    """Whether the first of two files holds the other one's labels, by folders or by looks."""
+    roles = place_of(name).role, place_of(other).role
+    if {*roles} == {"images", "labels"}:
+        return roles[0] == "labels"
+    return tell_labels([look], [seen]) == 0
 
 
 def _words(name: str) -> set[str]:

@@ -203,7 +203,7 @@ def _walk(root: Path, outputs: list[Path], callback: Callback) -> Iterator[str]:
 
 _SPLIT_WORDS: Mapping[SplitName, str] = {
     "train": """
-        train training trn trainieren entrenamiento treino treinamento entrainement entraînement
+        train training trn tr trainieren entrenamiento treino treinamento entrainement entraînement
         apprentissage addestramento обучение обучающая обучающие обучающий тренировка
         тренировочная тренировочные навчання تدريب التدريب آموزش 训练 训练集 学習 学習用
         訓練 訓練集 학습 훈련 eğitim treningowe pelatihan trainings
@@ -215,7 +215,7 @@ _SPLIT_WORDS: Mapping[SplitName, str] = {
         validatie validasi validierungs eval evaluation
     """,
     "test": """
-        test testing tst testen prueba pruebas teste тест тестовая тестовые тестовый тестирование
+        test testing tst ts testen prueba pruebas teste тест тестовая тестовые тестовый тестирование
         اختبار الاختبار آزمون 测试 测试集 テスト テスト用 測試 測試集 테스트 pengujian
     """,
 }

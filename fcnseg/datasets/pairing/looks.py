@@ -172,7 +172,7 @@ def look_at(raw: RawLabels, *, lossy: bool = False) -> Look:
     values = raw.values
     rows = np.unique(np.linspace(0, len(values) - 1, ROWS).astype(int))
     seen = values[rows].astype(np.int32)
-    apart = np.abs(np.diff(seen, axis=1)).reshape(len(rows), max(0, seen.shape[1] - 1), -1)
+    apart = np.abs(np.diff(np.atleast_3d(seen), axis=1))
     equal = apart.max(2) <= (TINT if lossy else 0) if apart.size else np.ones((1, 1), np.bool_)
     numbers = values if values.ndim == 2 else packed_colors(raw)
     stored, counts = np.unique(numbers[rows], return_counts=True)

@@ -79,8 +79,9 @@ class Gathered:
         return frozenset(self.listing.files)
 
     def namesakes(self, base: str) -> Sequence[str]:
-        """The images of this name (in lower case), whichever their folders."""
-        return self._namesakes.get(base, ())
+        """The images of this name (lower case, with suffix or without), whichever their folders."""
+        named = self._namesakes.get(base, ())
+        return named if named or is_image(base) else self._by_stem.get(base, ())
 
     def _named(self, wanted: str, file: str) -> str | None:
         """The listed image an annotation file means: as a path from it or the root, else by the
@@ -94,7 +95,7 @@ class Gathered:
         others = self.namesakes(base)
         for place in range(len(folders)):
             end = "/" + "/".join((*folders[place:], base))
-            inside = [name for name in others if f"/{as_text(name).lower()}".endswith(end)]
+            inside = [name for name in others if _ends(name, end)]
             if len(inside) == 1:
                 return inside[0]
             if inside:
@@ -126,7 +127,7 @@ class Gathered:
             by, key = (self._by_stem, stem_of(base)) if is_image(base) else (self._by_id, base)
             others = by.get(key, [])
             return others[0] if len(others) == 1 else None
-        told = folders and as_text(found).lower().endswith(f"{folders[-1]}/{base}")
+        told = folders and _ends(found, f"{folders[-1]}/{base}")
         if told or len(others) < 2 or file.rpartition("/")[0] == found.rpartition("/")[0]:
             return found
         return self._nearest(found, others, file)
@@ -228,6 +229,12 @@ def _spellings(wanted: str) -> list[str]:
     what Label Studio puts before it."""
     path = unquote(re.sub(r"^\w+://[^/]+/|\?.*$", "", wanted))
     return [one for one in (_UPLOADED.sub(r"\1", path), path) if one and one != wanted]
+
+
+def _ends(name: str, end: str) -> bool:
+    """Whether a listed file's path ends so, with its suffix or without."""
+    path = "/" + as_text(name).lower()
+    return path.endswith(end) or without_suffix(path).endswith(end)
 
 
 def _is_among_labels(name: str) -> bool:
