@@ -18,8 +18,8 @@ from fcnseg.datasets.formats.annotation_tools import CVAT, LABEL_STUDIO, VIA
 from fcnseg.datasets.formats.any_json import ANY_JSON
 from fcnseg.datasets.formats.documents import CONVERT, Format, read_layers
 from fcnseg.datasets.formats.gathered import COCO_HEAD
-from fcnseg.datasets.formats.masks import ALONG_ROWS, ARRAYS, PANOPTIC, RUN_LENGTHS
-from fcnseg.datasets.formats.named_masks import ADE20K_JSON, LABELME_FOLDERS
+from fcnseg.datasets.formats.masks import ALONG_ROWS, ARRAYS, RUN_LENGTHS
+from fcnseg.datasets.formats.named_masks import ADE20K_JSON, LABELME_FOLDERS, PANOPTIC
 from fcnseg.datasets.formats.platforms import DARWIN, DATUMARO, HASTY, SUPERANNOTATE, SUPERVISELY
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
 from fcnseg.datasets.formats.regions import (

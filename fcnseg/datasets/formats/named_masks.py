@@ -1,5 +1,5 @@
-"""Images of labels that a file of their own explains: labelme's folders, ADE20K, Open Images; or
-the folder that they are in.
+"""Images of labels that a file of their own explains: labelme's folders, ADE20K, Open Images,
+COCO's panoptic format; or the folder that they are in.
 
 What a number means there differs from file to file, or stands in a table.
 """
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,13 @@ from fcnseg.classes import MAX_CLASSES
 from fcnseg.datasets import Found, Pair, name_uniquely
 from fcnseg.datasets.encoding.class_lists import find_entries
 from fcnseg.datasets.encoding.entries import open_text, text_of
-from fcnseg.datasets.formats.documents import Format
-from fcnseg.datasets.formats.polygons import read_json
+from fcnseg.datasets.formats.documents import Format, refuse_broken
+from fcnseg.datasets.formats.polygons import by_number, read_json
 from fcnseg.datasets.pairing import Listing, is_image, marks, place_of, stem_of
 from fcnseg.datasets.pairing.looks import looks_at, sample
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
 from fcnseg.errors import PARSE_ERRORS, DatasetError, MediaError, as_text, reason
+from fcnseg.io.annotations import Cached
 from fcnseg.io.labels import RawLabels, read_raw_labels
 
 # --- labelme_json_to_dataset: a folder for each image, with img.png, label.png, label_names.txt ---
@@ -235,3 +237,90 @@ def in_class_folders(found: Found, listing: Listing) -> Found:
     terms = tuple(sorted({*words}))
     why = f"what label files show is what their folders are called: {', '.join(terms)}"
     return replace(found, pairs=tuple(pairs), store="layers", terms=terms, why=(*found.why, why))
+
+
+# --- COCO's panoptic format: PNGs of segment ids, and a JSON file with their categories ----------
+
+_PANOPTIC_HEAD = marks(b'"segments_info"')
+
+
+def _find_panoptic(listing: Listing) -> Found | None:
+    files = listing.saying(_PANOPTIC_HEAD, ".json")
+    if not files:
+        return None
+    gathered = Gathered(listing)
+    listed: dict[str, list[str]] = {}  # the class names of each file that is used
+    pngs: dict[str, list[str]] = {}
+    for name in listing.images:
+        pngs.setdefault(as_text(name.rpartition("/")[2]), []).append(name)
+    # The last one first: an image that two versions have (Mapillary's v1.2, v2.0) is the later's.
+    for file, path, (images, segments, categories) in gathered.parsed(files[::-1], _panoptic):
+        before = len(gathered.pairs)
+        stem, folder = stem_of(file).lower(), file[: file.rfind("/") + 1]
+        for part, (png, _) in segments.items():
+            # Where the image is a PNG of the same name, the labels lie in a panoptic folder.
+            pool = [n for n in pngs.get(png, ()) if "panoptic" in n.lower() or stem in n.lower()]
+            pool = pool or pngs.get(png, [])
+            at = _image_of(gathered, images.get(part, ""), file, pool)
+            if at is None or not pool:
+                gathered.note_missing(path, png if at else images.get(part, part), 1)
+                continue
+            labels = max(pool, key=lambda n: (stem in n.lower(), n.startswith(folder)))
+            split = place_of(file).split or place_of(labels).split
+            layers = (("", labels), ("", file))
+            pair = listing.pair(at, file, split, part=part, layers=layers)
+            gathered.add_once(pair, 1 + len(segments[part][1]))
+        if len(gathered.pairs) > before:
+            listed[file] = [categories[key] for key in sorted(categories, key=by_number)]
+    refuse_broken(gathered)
+    used = [file for file in files if file in listed]
+    if not used:
+        return None
+    names = dict.fromkeys(name for file in used for name in listed[file])
+    return gathered.found("panoptic", tuple(names), f"{used[0]} is COCO's panoptic format")
+
+
+def _image_of(gathered: Gathered, wanted: str, file: str, labels: Sequence[str]) -> str | None:
+    """The image file of an entry, which is none of the labels."""
+    at = gathered.find_image(wanted, file)
+    if at not in labels:
+        return at
+    others = gathered.namesakes(as_text(wanted).rpartition("/")[2].lower())
+    return next((name for name in others if name not in labels), None)
+
+
+def _read_panoptic(pair: Pair, terms: Sequence[str]) -> RawLabels:
+    """The numbers of the segments' categories, from 1; 0 where there is none."""
+    png, file = (path for _, path in pair.layers)
+    _, segments, categories = _panoptic(file)
+    values = read_raw_labels(png).values.astype(np.int64)
+    ids = values if values.ndim == 2 else values @ np.array([1, 256, 65536])
+    found, inverse = np.unique(ids, return_inverse=True)
+    number_of = {
+        segment: terms.index(categories[category]) + 1
+        for segment, category in segments[pair.part][1].items()
+        if categories.get(category) in terms
+    }
+    labels = np.array([number_of.get(value, 0) for value in found.tolist()], np.int32)[inverse]
+    return RawLabels(labels.reshape(ids.shape), None, "I")
+
+
+def _parse_panoptic(
+    path: Path,
+) -> tuple[dict[str, str], dict[str, tuple[str, dict[int, Any]]], dict[Any, str]]:
+    """Image id -> file; image id -> (PNG, segment -> category); category -> name."""
+    data = read_json(path)
+    images = {str(image["id"]): str(image["file_name"]) for image in data["images"]}
+    segments = {
+        str(one["image_id"]): (
+            as_text(str(one["file_name"])).rpartition("/")[2],
+            {int(part["id"]): part["category_id"] for part in one["segments_info"]},
+        )
+        for one in data["annotations"]
+    }
+    return images, segments, {one["id"]: str(one["name"]) for one in data["categories"]}
+
+
+_panoptic = Cached(_parse_panoptic, 4)
+
+PANOPTIC = Format(_find_panoptic, _read_panoptic, needs=(".json",))
