@@ -89,6 +89,15 @@ def test_sensors_values_in_sixteen_bits_are_not_black(bits):
     assert np.abs(eight_bits(values, "x").astype(int) - np.arange(256)).max() <= 1
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint32, np.int64])
+def test_wide_integers_are_read_as_those_of_sixteen_bits(kind):
+    """As Pillow's mode I: a program that writes 32 bits does not change the image."""
+    values = np.arange(20, 3000, 8, np.uint16)
+    assert (eight_bits(values.astype(kind), "x") == eight_bits(values, "x")).all()
+    spread = np.linspace(-300, 30000, 256).astype(kind) if np.dtype(kind).kind == "i" else values
+    assert eight_bits(spread, "x").min() <= 2
+
+
 def test_floats_beyond_0_to_255_are_stretched():
     values = np.linspace(-300, 4000, 256).astype(np.float32)
     assert np.abs(eight_bits(values, "x").astype(int) - np.arange(256)).max() <= 1

@@ -130,11 +130,11 @@ def make_plan(job: Job, decided: Decided | None = None) -> InferPlan:
     """
     config, predictor = job.config, job.predictor
     _refuse(config, job.distributed.size)
+    found = _collect(config, job.callback)
     models = [] if predictor is not None else find_models(config.model)
     decided = decided or Decided(config.out or next_free(Path("runs"), "infer"), config.engine)
     if config.out is None or not decided.out.exists():
         job.stack.callback(remove_unused, decided.out)
-    found = _collect(config, job.callback)
     opened = None if found.single is None else job.open(found.single, "")
     if opened is not None:
         _refuse_live(config, opened, job.distributed.size)

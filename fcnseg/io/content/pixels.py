@@ -57,18 +57,20 @@ def eight_bits(
 ) -> NDArray[np.uint8]:
     """Convert values of any type to uint8; name: for the MediaError.
 
-    maximum: the value of white, if the file states it. Otherwise uint16 is scaled by the smallest
-    of 8, 10, 12, 14 and 16 bits that holds the maximum. Floats are in 0..1 (up to 2 is white), or
-    in 0..255 if they exceed 2, and stretched from minimum to maximum if they exceed that, as are
-    other integers.
+    maximum: the value of white, if the file states it. Otherwise uint16 and other integers that fit
+    are scaled by the smallest of 8, 10, 12, 14 and 16 bits that holds the maximum. Floats are in
+    0..1 (up to 2 is white), or in 0..255 if they exceed 2, and stretched from minimum to maximum if
+    they exceed that, as are other integers.
     """
+    if pixels.dtype.kind in "iu" and pixels.dtype != np.uint8:
+        least, most = int(pixels.min(initial=0)), int(pixels.max(initial=0))
+        pixels = pixels.astype(np.uint16) if 0 <= least <= most <= 65535 else pixels
     if pixels.dtype == np.uint8:
         if maximum in (None, 255):
             return pixels.astype(np.uint8, copy=False)
         return _scaled(pixels, 0, float(maximum or 255))
     if pixels.dtype == np.uint16:
         if maximum is None:
-            most = int(pixels.max(initial=0))
             maximum = next(((1 << d) - 1 for d in _DEPTHS if most < 1 << d), 65535)
         if maximum == 65535:
             return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
