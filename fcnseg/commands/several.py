@@ -18,8 +18,8 @@ from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Message
 from fcnseg.report import several_page
 from fcnseg.report.tables import has_charts, line_chart
-from fcnseg.training.run_folder import Row, RunFolder, Several, new_run, scores_of
-from fcnseg.training.run_folder.resume import CHANGEABLE, RISING, continued
+from fcnseg.training.run_folder import Row, RunFolder, Several, scores_of
+from fcnseg.training.run_folder.resume import CHANGEABLE, RISING, continued, new_run
 from fcnseg.training.run_folder.state import TrainState, load_state
 
 

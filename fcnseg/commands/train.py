@@ -35,17 +35,17 @@ from fcnseg.training.run_folder import (
     RunFolder,
     Several,
     is_several,
-    new_run,
     refuse_run,
-    refuse_taken,
     several_in,
 )
 from fcnseg.training.run_folder.resume import (
     continued,
     find_run,
     find_unfinished,
+    new_run,
     options_like,
     refuse_edited,
+    refuse_taken,
     stored_options,
 )
 from fcnseg.training.run_folder.state import (
@@ -335,7 +335,8 @@ def _resume_message(
             f"spent, {state.step} steps done."
         )
     if len(state.rows) >= sampler.epochs:
-        return f"{run.folder} is finished: {sampler.epochs} epochs. A higher --epochs continues it."
+        done = counted(sampler.epochs, "epoch")
+        return f"{run.folder} is finished: {done}. A higher --epochs continues it."
     if state.is_patience_over(config.patience):
         waited = counted(config.patience, "epoch")
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from fcnseg.config.options import EngineName
 from fcnseg.datasets.pairing.by_content import without_labels
 from fcnseg.distributed import Distributed
 from fcnseg.engines.averaging import check_is_video
-from fcnseg.errors import OptionError, typed
+from fcnseg.errors import MediaError, OptionError, typed
 from fcnseg.files import as_path, is_stdout, stamp
 from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import SUFFIXES, Renderer
@@ -39,7 +40,7 @@ from fcnseg.io.bands.georeference import TIFF_SUFFIXES, not_copied
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Kind, Source
 from fcnseg.io.sources.files import is_sequence
-from fcnseg.io.sources.listing import Collected, Named, collect
+from fcnseg.io.sources.listing import Collected, Named, collect, is_glob
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.reader import RawVideo
 from fcnseg.io.sources.sequence import files_of_sequence
@@ -130,11 +131,11 @@ def make_plan(job: Job, decided: Decided | None = None) -> InferPlan:
     """
     config, predictor = job.config, job.predictor
     _refuse(config, job.distributed.size)
-    found = _collect(config, job.callback)
     models = [] if predictor is not None else find_models(config.model)
     decided = decided or Decided(config.out or next_free(Path("runs"), "infer"), config.engine)
     if config.out is None or not decided.out.exists():
         job.stack.callback(remove_unused, decided.out)
+    found = _collect(config, job.callback)
     opened = None if found.single is None else job.open(found.single, "")
     if opened is not None:
         _refuse_live(config, opened, job.distributed.size)
@@ -288,6 +289,10 @@ def _load(
 def _refuse(config: InferConfig, size: int) -> None:
     """OptionError for jobs that can't be distributed or resumed."""
     piped = "-" in config.source
+    words = [one for one in config.source if one != "-" and one.startswith("-")]
+    if missing := [one for one in words if not (is_glob(one) or os.path.lexists(one))]:
+        hint = "after -- all words are files; options stand before it"
+        raise MediaError(f"There is no file {missing[0]}.", hint=hint)
     if config.skip_done and config.out is None:
         raise OptionError("--skip-done needs --out: the folder of the earlier run.")
     if config.skip_done and is_stdout(config.out):

@@ -123,6 +123,12 @@ def test_one_file_is_too_little_for_several_sources(tmp_path: Path, mixed: Path)
             run_all(mixed, out=tmp_path / out)
 
 
+def test_an_option_after_two_dashes_is_no_file(tmp_path: Path, mixed: Path) -> None:
+    with pytest.raises(MediaError, match=r"no file -m\.") as caught:
+        run_all(mixed / "a.png", "-m", "nuclei", out=tmp_path / "out")
+    assert "options stand before it" in caught.value.hint
+
+
 @pytest.mark.parametrize("odd", ["-", "rtsp://example.invalid/1"])
 def test_streams_are_taken_alone(tmp_path: Path, mixed: Path, odd: str) -> None:
     with pytest.raises(OptionError, match="one of several sources"):

@@ -7,11 +7,12 @@ import pytest
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import InputError, OptionError
-from fcnseg.training.run_folder import RunFolder, new_run, write_atomically
+from fcnseg.training.run_folder import RunFolder, write_atomically
 from fcnseg.training.run_folder.resume import (
     continued,
     find_run,
     find_unfinished,
+    new_run,
     refuse_edited,
     stored_options,
 )
@@ -49,6 +50,14 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="already contains a run") as caught:
         new_run(tmp_path / "mine")
     assert "--resume" in caught.value.hint
+
+
+def test_a_run_that_another_process_trains_is_not_to_be_deleted(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "mine")
+    run.config.write_bytes(b"")
+    with held(run), pytest.raises(OptionError, match="trained by another process") as caught:
+        new_run(tmp_path / "mine")
+    assert "delete" not in caught.value.hint
 
 
 def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:

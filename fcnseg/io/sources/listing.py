@@ -307,9 +307,10 @@ def _files_of(
         raise remote_listing.missing(path)
     if is_glob(argument):
         return _split(matches(argument), f"{argument!r} matches", pattern=True)
-    several = "several sources are image files, video files and folders"
-    hint = "after -- all words are files; options stand before it" if argument[0] == "-" else several
-    raise MediaError(f"There is no file or folder {path}.", hint=hint)
+    raise MediaError(
+        f"There is no file or folder {path}.",
+        hint="several sources are image files, video files and folders",
+    )
 
 
 def _listed(path: Path) -> tuple[list[Path], list[Path]]:

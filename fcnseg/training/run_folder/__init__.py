@@ -35,7 +35,7 @@ from typing import IO, Any
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import PARSE_ERRORS, InputError, OptionError, from_bytes, to_bytes, typed
-from fcnseg.files import atomic_write, numbered
+from fcnseg.files import atomic_write
 
 RUNS = Path("runs")
 
@@ -139,42 +139,6 @@ class RunFolder:
             table = io.StringIO(from_bytes(self.results.read_bytes()), newline="")
             return max(0, sum(1 for _ in csv.reader(table)) - 1)  # class names may have newlines
         return 0
-
-
-def new_run(out: Path | None, runs: Path = RUNS) -> RunFolder:
-    """Create a folder: `out`, or the next free runs/trainN. OptionError if `out` has a run."""
-    if out is not None:
-        refuse_taken(out)
-        return RunFolder(out, new=_make(out))
-    return RunFolder(next(path for path in numbered(runs, "train") if _make(path)), new=True)
-
-
-def refuse_taken(out: Path | None) -> None:
-    """OptionError when `out` contains a file of a run: runs are never overwritten."""
-    if out is None:
-        return
-    run = RunFolder(out)
-    files = (run.state, run.best, run.last, run.config, run.results, run.report, run.dataset)
-    taken = next((path for path in files if path.exists()), None)
-    if taken is not None:
-        raise OptionError(
-            f"{out} already contains a run ({taken.name}).",
-            hint="use another --out, resume it with --resume, or delete the folder"
-            if run.state.exists()
-            else "it has no state to resume from; use another --out, or delete the folder",
-        )
-
-
-def _make(folder: Path) -> bool:
-    """Create a folder; False if it exists already. InputError if it can't be created."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-    except OSError as error:
-        if isinstance(error, FileExistsError) and folder.is_dir():
-            return False
-        raise InputError(f"Can't make the folder {folder}: {error.strerror}.") from error
-    return True
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -1,4 +1,4 @@
-"""Find the run to resume or repeat, and check which options may differ.
+"""Create a run folder, find the run to resume or repeat, and check which options may differ.
 
 Runs are reproducible: the same options, data, versions and CPU give the same weights.
 """
@@ -14,9 +14,10 @@ from typing import Any
 
 from fcnseg.config import TrainConfig
 from fcnseg.config.options import options_of
-from fcnseg.errors import OptionError, typed
+from fcnseg.errors import InputError, OptionError, typed
+from fcnseg.files import numbered
 from fcnseg.training.run_folder import RUNS, RunFolder, refuse_run, several_in
-from fcnseg.training.run_folder.state import load_state
+from fcnseg.training.run_folder.state import held, load_state
 
 CHANGEABLE = frozenset((
     "adjust", "calibrate", "device", "patience", "pictures", "report", "save_every", "tensorboard",
@@ -28,6 +29,44 @@ RISING = ("epochs", "minutes")
 
 MOVABLE = frozenset(("backbone_weights", "data", "finetune", "out", "unlabeled"))
 """Options that name files, which may have been moved."""
+
+
+def new_run(out: Path | None, runs: Path = RUNS) -> RunFolder:
+    """Create a folder: `out`, or the next free runs/trainN. OptionError if `out` has a run."""
+    if out is not None:
+        refuse_taken(out)
+        return RunFolder(out, new=_make(out))
+    return RunFolder(next(path for path in numbered(runs, "train") if _make(path)), new=True)
+
+
+def refuse_taken(out: Path | None) -> None:
+    """OptionError when `out` contains a file of a run: runs are never overwritten."""
+    if out is None:
+        return
+    run = RunFolder(out)
+    files = (run.state, run.best, run.last, run.config, run.results, run.report, run.dataset)
+    taken = next((path for path in files if path.exists()), None)
+    if taken is not None:
+        with held(run):  # OptionError if another process trains there
+            pass
+        raise OptionError(
+            f"{out} already contains a run ({taken.name}).",
+            hint="use another --out, resume it with --resume, or delete the folder"
+            if run.state.exists()
+            else "it has no state to resume from; use another --out, or delete the folder",
+        )
+
+
+def _make(folder: Path) -> bool:
+    """Create a folder; False if it exists already. InputError if it can't be created."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except OSError as error:
+        if isinstance(error, FileExistsError) and folder.is_dir():
+            return False
+        raise InputError(f"Can't make the folder {folder}: {error.strerror}.") from error
+    return True
 
 
 def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
