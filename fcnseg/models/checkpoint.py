@@ -206,10 +206,10 @@ class Checkpoint:
 
 
 def alternative_hint(path: Path) -> str:
-    """Hint for a missing or damaged file: the run's other checkpoint, or how to train one."""
-    other = path.parent / {BEST: LAST, LAST: BEST}.get(path.name, "none")
-    is_there = other.name in (BEST, LAST) and other.is_file()
-    return f"the run's other checkpoint is there: {typed(other)}" if is_there else TRAIN_HINT
+    """Hint for a file that is no usable checkpoint: one of its run's, or how to train one."""
+    other = path.parent / (LAST if path.name == BEST else BEST)
+    what = "other checkpoint" if path.name in (BEST, LAST) else "best checkpoint"
+    return f"the run's {what} is there: {typed(other)}" if other.is_file() else TRAIN_HINT
 
 
 def _first_bytes(path: Path) -> bytes:

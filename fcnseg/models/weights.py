@@ -60,7 +60,10 @@ def read_state(file: Path) -> State:
     if not isinstance(state, Mapping) or not all(
         isinstance(v, torch.Tensor) for v in state.values()
     ):
-        raise CheckpointError(f"{file} holds no weights (a table of names and tensors).")
+        raise CheckpointError(
+            f"{file} holds no weights (a table of names and tensors).",
+            hint="the weights of a run are in its best.safetensors",
+        )
     return state
 
 

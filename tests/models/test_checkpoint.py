@@ -296,6 +296,11 @@ def test_a_file_that_is_not_there_or_not_to_be_read(
         with pytest.raises(CheckpointError) as caught:
             find_model(str(missing))
         assert f"other checkpoint is there: {run / 'last.safetensors'}" in caught.value.hint
+    (run / "best.safetensors").touch()
+    (run / "config.toml").touch()
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.load(run / "config.toml")
+    assert f"best checkpoint is there: {run / 'best.safetensors'}" in caught.value.hint
 
     def denied(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
