@@ -314,7 +314,7 @@ def test_a_file_that_is_not_there_or_not_to_be_read(
 def test_a_file_of_torch_is_known_by_its_content(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"epoch{suffix}"
     torch.save({"state_dict": {"model.a": torch.zeros(2)}, "callbacks": {}}, path)
-    with pytest.raises(CheckpointError, match="holds weights of a network that is not known"):
+    with pytest.raises(CheckpointError, match="holds weights of an unknown network"):
         Checkpoint.load(path)
     torch.save(torch.nn.Conv2d(1, 1, 1), path)
     with pytest.raises(CheckpointError, match="objects of another program") as caught:
