@@ -174,6 +174,22 @@ def test_sound_is_copied_in_sync(tmp_path, suffix):
     assert abs(click_time(out) - 1.0) < 0.06
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_the_language_of_sound_is_kept(tmp_path, suffix):
+    with av.open(str(tmp_path / "clip.mkv"), "w") as file:
+        copy = file.add_stream_from_template
+        with av.open(str(with_sound(tmp_path / "one.mp4"))) as source:
+            made = {stream.index: copy(stream) for stream in source.streams}
+            made[1].metadata["language"] = "deu"
+            for packet in source.demux():
+                if packet.dts is not None:
+                    packet.stream = made[packet.stream.index]
+                    file.mux(packet)
+    out = write(tmp_path / f"out{suffix}", 5, Fraction(10), audio=tmp_path / "clip.mkv")
+    with av.open(str(out)) as file:
+        assert file.streams.audio[0].metadata["language"] in ("deu", "ger")
+
+
 def test_sound_starts_with_the_part_and_ends_with_it(tmp_path):
     clip = with_sound(tmp_path / "clip.mp4")
     out = write(tmp_path / "out.mp4", 10, Fraction(10), audio=clip, audio_start=0.5)

@@ -48,6 +48,7 @@ from fcnseg.io.content.pixels import (
     decode_npy,
     decode_rare,
     eight_bits,
+    is_rare_bmp,
     jpeg_2000_maximum,
     over_white,
     shown_levels,
@@ -110,10 +111,9 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
     if is_npy(data):  # the first three of more bands
         is_bool = b"'|b1'" in data[:128]
         return as_bgr(decode_npy(data, name)[:, :, :3]), 1 if is_bool else None
-    if data[:4] == b"\x89PNG" and b"acTL" in data[:4096]:
-        return None, None  # OpenCV omits a default image before the animation
-    if data[:4] == b"GIF8" or data[:2] + data[14:18] == b"BM\x0c\0\0\0":
-        return None, None  # OpenCV ignores transparency, and the colors of OS/2 palettes
+    has_default = data[:4] == b"\x89PNG" and b"acTL" in data[:4096]
+    if has_default or data[:4] == b"GIF8" or is_rare_bmp(data):
+        return None, None  # OpenCV omits a default image before an animation, and transparency
     if data[:2] == b"BM" and (fields := decode_bit_fields(data)) is not None:
         return fields, None
     pixels = decode_array(data)
@@ -305,7 +305,7 @@ def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.g
     if isinstance(error, UnidentifiedImageError) and is_tiff(data):
         packed, maximum = decode_packed(data, name)
         return eight_bits(packed, name, maximum=maximum)
-    if isinstance(error, UnidentifiedImageError | OSError) and not is_cut(data):
+    if isinstance(error, UnidentifiedImageError | OSError) and not (is_tiff(data) or is_cut(data)):
         values = decode_rare(data, name)
     if values is None:
         raise unreadable_image(name, error, data) from None

@@ -23,6 +23,8 @@ _JUMP = 0.5  # minimum seconds that timestamps go back where another recording b
 
 _ENCODERS = ("aac", "libopus")  # the first one that the container supports
 
+_KEPT_TAGS = {"language", "title"}
+
 _NAMES = {"opus": "libopus"}  # FFmpeg's name of the decoder -> of the encoder
 
 
@@ -131,12 +133,16 @@ class Sound:
         try:
             known = {name, _NAMES.get(name, name)} & set(supported)
             if known and _can_hold(self._output.format.name, stream):
-                self._copied[stream.index] = self._output.add_stream_from_template(stream)
+                made = self._output.add_stream_from_template(stream)
+                self._copied[stream.index] = made
             elif context is not None and context.is_decoder:
                 encoder = next(e for e in _ENCODERS if e in supported)
                 self._encoded[stream.index] = _Reencoder(self._output, encoder)
+                made = self._output.streams.audio[-1]
             else:
                 self._omit("the sound", f"its codec is {name}")
+                return
+            made.metadata.update({k: v for k, v in stream.metadata.items() if k in _KEPT_TAGS})
         except (av.FFmpegError, ValueError, StopIteration):
             self._omit("the sound", f"it can't be written here; its codec is {name}")
 

@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -314,6 +315,70 @@ def test_the_old_form_of_a_jpeg_in_a_tiff():
     more |= {513: (4, 8), 514: length, 530: (3, 1, 1)}
     found = decode_image(tiff_of(data, SIDES | more))
     assert np.abs(found.astype(int) - decode_image(data)).max() <= 3
+
+
+def test_an_old_jpeg_in_a_tiff_that_can_not_be_decoded_is_not_black():
+    more = {258: (3, 8), 259: (3, 6), 262: (3, 1), 277: (3, 1), 279: (4, 900)}
+    with pytest.raises(MediaError, match="damaged"):
+        decode_image(tiff_of(bytes(range(90)) * 10, SIDES | more | {513: (4, 8), 514: (4, 900)}))
+
+
+def test_a_strip_whose_length_is_not_stated_is_read():
+    more = {258: (3, 8), 259: (3, 8), 262: (3, 1), 277: (3, 1), 279: (4, 0)}
+    data = zlib.compress(GREY.tobytes())
+    assert np.array_equal(decode_image(tiff_of(data, SIDES | more)), GREYS)
+
+
+def test_inks_with_a_band_more():
+    inks = np.dstack([255 - COLORS, np.zeros_like(GREY), GREY])
+    more = {258: (3, 8, 8, 8, 8, 8), 259: (3, 1), 262: (3, 5), 277: (3, 5), 279: (4, inks.size)}
+    found = decode_image(tiff_of(inks.tobytes(), SIDES | more | {338: (3, 0)}))
+    assert np.abs(found.astype(int) - COLORS).max() <= 1
+
+
+@pytest.mark.parametrize("bands", [3, 4])
+def test_lab_colors_are_not_taken_for_rgb(bands):
+    values = np.dstack([COLORS, GREY])[:, :, :bands].astype(np.uint16)
+    more = {258: (3, *[16] * bands), 259: (3, 1), 262: (3, 8), 277: (3, bands)}
+    more |= {279: (4, values.nbytes)} | ({338: (3, 2)} if bands == 4 else {})
+    with pytest.raises(MediaError, match="L\\*a\\*b"):
+        decode_image(tiff_of(values.tobytes(), SIDES | more))
+
+
+@pytest.mark.parametrize("compression", ["lzw", "zlib"])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_damaged_strip_of_a_tiff_is_not_black(compression, bands):
+    values = np.random.default_rng(0).integers(0, 255, (64, 64, bands), np.uint8).squeeze()
+    values[:16] = 0  # which is no damage
+    data = bytearray(as_tiff(values, compression=compression, rowsperstrip=16))
+    found = decode_image(bytes(data))
+    assert np.array_equal(found, values if bands == 3 else np.dstack([values] * 3))
+    at = len(data) // 2
+    data[at : at + 100] = b"\xff" * 100
+    with pytest.raises(MediaError, match="damaged"):
+        decode_image(bytes(data))
+
+
+def test_run_lengths_of_a_bmp_that_exceed_its_rows():
+    """As ImageMagick writes them: rows are filled up to a multiple of four."""
+    which = (GREY // 128)[:, :30]
+    rows = np.pad(which[::-1], ((0, 0), (0, 2)))
+    data = b"".join(b"".join(bytes((1, value)) for value in row) + b"\0\0" for row in rows)
+    data += b"\0\1"
+    colors = bytes((0, 128, 0, 0, 90, 30, 200, 0)).ljust(1024, b"\0")
+    head = struct.pack("<IiiHHIIiiII", 40, 30, HIGH, 1, 8, 1, len(data), 0, 0, 256, 0)
+    data = b"BM" + struct.pack("<IHHI", 1078 + len(data), 0, 0, 1078) + head + colors + data
+    expected = np.array([[0, 128, 0], [200, 30, 90]], np.uint8)[which]
+    assert np.array_equal(decode_image(data), expected)
+
+
+def test_a_grey_heic_of_ten_bits_is_not_white():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    values = GREY.astype(np.uint16) * 257
+    file = io.BytesIO()
+    made = pillow_heif.from_bytes("I;16", (WIDE, HIGH), values.tobytes())
+    made.save(file, quality=-1)
+    assert np.abs(decode_image(file.getvalue()).astype(int) - GREYS).max() <= 2
 
 
 def test_the_palette_of_an_os2_bmp():

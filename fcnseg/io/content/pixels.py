@@ -20,6 +20,9 @@ from fcnseg.io.content.profiles import of_gamma, of_light, shown_colors, to_srgb
 
 _MOST_BANDS = 16
 
+_RUN_LENGTHS = (b"\1\0\0\0", b"\2\0\0\0")
+"""Run-length compressions of BMP: 8 and 4 bits."""
+
 _RADIANCE = b"#?"
 """How files begin whose values are light, not levels of a screen."""
 
@@ -188,6 +191,8 @@ def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
         raise MissingExtra(f"Reading {name}, a HEIC photo,", "images") from None
     try:
         photo = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
+        if photo.mode.startswith("I;16"):  # grey of 10 or 12 bits, scaled to 16
+            return np.repeat(_scaled(np.asarray(photo), 0, 65535)[:, :, None], 3, axis=2)
         pixels = np.asarray(photo.convert("RGBA" if photo.has_transparency_data else "RGB"))
     except Exception as error:  # noqa: BLE001 - decoders raise anything on invalid data
         raise MediaError(f"{name} is truncated or damaged: {error}.") from None
@@ -271,6 +276,11 @@ def _decode_other(data: bytes, name: str, how: tuple[str, str, int]) -> NDArray[
         most = (1 << bits) - 1
         values = ((values.astype(np.uint32) * 65535 + most // 2) // most).astype(np.uint16)
     return values[:, :, None] if values.ndim == 2 else values
+
+
+def is_rare_bmp(data: bytes) -> bool:
+    """Whether a BMP has OS/2's short header or run lengths, both of which OpenCV misreads."""
+    return data[:2] == b"BM" and (data[14:18] == b"\x0c\0\0\0" or data[30:34] in _RUN_LENGTHS)
 
 
 def decode_bit_fields(data: bytes) -> NDArray[np.generic] | None:

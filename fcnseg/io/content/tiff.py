@@ -23,6 +23,11 @@ UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2  # ExtraSamples
 
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 
+_STRICT = frozenset({5, 8, 32946})
+"""Compressions for which Pillow detects damage: LZW, Deflate."""
+
+_LABS = (_LAB, 9, 10)  # of CIE, ICC and ITU
+
 _OLD_JPEG = 6
 """A compression that only libtiff (in Pillow, not in OpenCV's wheels) knows."""
 
@@ -124,7 +129,7 @@ def decode_tiff(
     opaque = not extra or extra[-1] not in (ASSOCIATED, UNASSOCIATED)
     if grey_and_more and bands == 2 and not deep and not opaque and not planar:
         return None, None  # Pillow decodes it
-    if photometric == _LAB or (photometric == _CMYK and deep):
+    if photometric == _LAB or (photometric == _CMYK and (deep or bands > 4)):
         return None, None
     if (photometric == _PALETTE and bits == 1) or number_in(tags, 259, 1) == _OLD_JPEG:
         return None, None
@@ -134,7 +139,7 @@ def decode_tiff(
     if by_tifffile:
         values = read_by_tifffile(data, name)
         pixels = _first_bands(values, photometric, is_opaque=opaque)
-    if pixels is None:
+    if pixels is None or (not by_tifffile and _may_lack_pieces(pixels, tags)):
         return None, None
     if photometric == _RGB and pixels.ndim == 3 and pixels.shape[2] > 3:
         if not extra or extra[0] == UNSPECIFIED:
@@ -158,8 +163,26 @@ def decode_tiff(
 def is_known_to_opencv(tags: Mapping[int, Any]) -> bool:
     """Whether OpenCV supports a TIFF's compression, and no strip or tile is missing: it would leave
     their memory uninitialized."""
+    places = numbers_of(tags.get(324, tags.get(273, ())))
     counts = numbers_of(tags.get(325, tags.get(279, ())))
-    return number_in(tags, 259, 1) in _KNOWN_TO_OPENCV and 0 not in counts
+    is_sparse = 0 in places or (0 in counts and len(counts) > 1)  # libtiff estimates a single one
+    return number_in(tags, 259, 1) in _KNOWN_TO_OPENCV and not is_sparse
+
+
+def _may_lack_pieces(pixels: NDArray[np.generic], tags: Mapping[int, Any]) -> bool:
+    """Whether OpenCV may have ignored a damaged strip or tile of 8 bits: one that is all black or
+    all white. Pillow raises an error for a damaged one."""
+    plain = pixels.dtype == np.uint8 and number_in(tags, 262, 1) in (_MINISWHITE, _MINISBLACK, _RGB)
+    if not plain or number_in(tags, 277, 1) not in (1, 3) or number_in(tags, 259, 1) not in _STRICT:
+        return False
+    height, width = pixels.shape[:2]
+    high, wide = number_in(tags, 323, number_in(tags, 278, height)), number_in(tags, 322, width)
+    return any(
+        not piece.any() or piece.min() == 255
+        for top in range(0, height, max(high, 1))
+        for left in range(0, width, max(wide, 1))
+        if (piece := pixels[top : top + high, left : left + wide]).size
+    )
 
 
 def _refuse_raw(data: bytes, tags: Mapping[int, Any], name: str) -> None:
@@ -176,6 +199,8 @@ def decode_packed(data: bytes, name: str) -> tuple[NDArray[np.generic], int | No
     """(H, W, C) of a TIFF whose values may have fewer than 8 bits, and then the value of white."""
     tags = tiff_tags(data)
     bits = min(numbers_of(tags.get(258, 8)), default=8)
+    if number_in(tags, 262, 1) in _LABS:
+        raise MediaError(f"{name} has colors in L*a*b* of a rare layout.", hint="save it as RGB")
     values = read_by_tifffile(data, name)
     if values.dtype == bool:
         values = values.astype(np.uint8)
