@@ -23,7 +23,7 @@ from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool, sta
 from fcnseg.errors import MediaError
 from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
 from fcnseg.io.images import encode_image
-from fcnseg.io.labels import LOSSY_SUFFIXES, RawLabels, read_alpha
+from fcnseg.io.labels import RawLabels, is_lossy, read_alpha
 
 MOST_COLORS = 512
 """Of a larger dataset, the images' mean and spread are those of about this many."""
@@ -100,7 +100,7 @@ def scan_labels(
     """Read the labels of all pairs; `tell` hears how many are done."""
     sort = "|".join((store, *terms))
     jobs = [_Job(f"{p.labels}\0{p.part}#{sort}", files_of(p), p) for p in pairs]
-    scan = LabelScan(lossy=any(p.labels.suffix.lower() in LOSSY_SUFFIXES for p in pairs))
+    scan = LabelScan(lossy=is_lossy(*(pair.labels for pair in pairs)))
     look = partial(_look_at_labels, read=read, store=store, terms=terms)
     apart = not store.startswith("coco")
     for index, seen in enumerate(_each(jobs, look, cache, pool, tell, apart=apart)):
@@ -283,7 +283,7 @@ def _look_at_part(look: Callable[[Any], Any], tasks: Sequence[Any]) -> list[_See
 
 def _look_at_labels(pair: Pair, read: Read, store: str, terms: Sequence[str]) -> list[Any]:
     raw = read(pair, store, terms)
-    lossy = pair.labels.suffix.lower() in LOSSY_SUFFIXES
+    lossy = is_lossy(pair.labels)
     alpha = read_alpha(pair.labels) if store == "pixels" and raw.mode in _WITH_ALPHA else None
     through = None if alpha is None else count_values(RawLabels(alpha, None, "L"))
     return [_plain(count_values(raw, lossy=lossy)), through and _plain(through)]

@@ -6,6 +6,7 @@ Pillow reads them, as OpenCV would convert palette indices to colors. The meanin
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,17 @@ from fcnseg.io.images import (
 
 LOSSY_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
 """Suffixes of lossy formats, whose values may differ from those that were drawn."""
+
+
+def is_lossy(*paths: Path) -> bool:
+    """Whether one of some label files is JPEG, by the suffixes or, of a few, the first bytes."""
+    if any(path.suffix.lower() in LOSSY_SUFFIXES for path in paths):
+        return True
+    for path in paths[:: max(1, len(paths) // 16)]:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if file.read(3) == b"\xff\xd8\xff":  # renamed
+                return True
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,6 +239,13 @@ def read_array(path: Path) -> RawLabels:
             hint="save the labels as a PNG, or as a .npy file of whole numbers (height, width)",
         ) from None
     return as_labels(path, array)
+
+
+def is_pickled(path: Path) -> bool:
+    """Whether a file holds Python objects, which are not read (Cellpose's a_seg.npy)."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return b"'descr': '|O'" in file.read(128)
+    return False
 
 
 def holds_objects(path: Path) -> bool:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.io import savemat
 
 from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.check.findings import Finding
@@ -285,3 +287,46 @@ def test_numbers_of_run_lengths_are_the_lines_of_a_class_list(names: str, tmp_pa
     description = describe(tmp_path)
     assert description.classes.names == ("background", "disc", "ring")
     assert agrees(description, truth)
+
+
+def test_folders_that_share_the_images_are_asked_about(tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{('anna', 'bert')[number % 2]}/{number}.png", labels * 255)
+    question = asked(examine(tmp_path), "class-folders")
+    assert question is not None
+    assert "read as classes" in question.message
+    (tmp_path / "classes.txt").write_text("anna\nbert\n")
+    assert asked(examine(tmp_path), "class-folders") is None
+
+
+def test_one_matrix_beside_names_is_the_labels(tmp_path: Path) -> None:
+    """SIFT Flow's S."""
+    truth = written(tmp_path, "images/{n}.png", 3)
+    (tmp_path / "semantic").mkdir()
+    for name, labels in truth.items():
+        names = np.array(["sky", "tree"], object)
+        path = tmp_path / name.replace("images", "semantic").replace("png", "mat")
+        savemat(path, {"S": labels.astype(float), "names": names, "size": [96, 96]})
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_a_few_arrays_among_images_are_no_labels(tmp_path: Path) -> None:
+    """Oxford's pets have three in images/."""
+    truth = written(tmp_path, "images/{n}.png", mask="annotations/trimaps/{n}.png")
+    savemat(tmp_path / "images/0.mat", {"x": np.eye(4)})
+    assert agrees(describe(tmp_path), truth)
+
+
+@pytest.mark.parametrize("factor", [1, 120])
+def test_labels_that_are_jpeg_by_another_name_are_known(factor: int, tmp_path: Path) -> None:
+    truth = written(tmp_path, "images/{n}.png", 3)
+    (tmp_path / "masks").mkdir()
+    for name, labels in truth.items():
+        more = labels + 2 * (np.arange(48) < 20) if factor == 1 else labels
+        drawn = (more * factor).astype(np.uint8)
+        Image.fromarray(drawn).save(
+            tmp_path / name.replace("images", "masks"), "JPEG", quality=95 if factor > 1 else 70
+        )
+    codes = {one.code for one in examine(tmp_path).findings}
+    assert ("lossy-indices" if factor == 1 else "snapped") in codes

@@ -309,21 +309,34 @@ def _names_alike(seen: Scanned) -> Iterable[Finding]:
 
 
 def _class_folders(seen: Scanned) -> Iterable[Finding]:
-    """Masks of one object in folders that may say which (cat/masks, dog/masks)."""
+    """Masks in folders of words, which may be classes (cat/masks, dog/masks) or not (masks/anna,
+    masks/bert: people who drew), where no class list says so."""
     description = seen.description
-    if description.encoding.store != "pixels" or description.classes.names != BINARY:
-        return
     pairs = description.found.pairs
-    folders = class_folders(pairs, description.root)
-    words = dict.fromkeys(folders)
-    split_of = {*zip(folders, (pair.split for pair in pairs), strict=False)}
-    are_splits = len(split_of) == len(words) and len({split for _, split in split_of}) > 1
-    if words and not are_splits:
+    words, read, repair = [*description.encoding.terms], "classes: each image has one", ""
+    if description.encoding.store == "pixels" and description.classes.names == BINARY:
+        folders = class_folders(pairs, description.root)
+        split_of = {*zip(folders, (pair.split for pair in pairs), strict=False)}
+        words, read = [*dict.fromkeys(folders)], f"one class, {BINARY[1]}"
+        repair = (
+            "if they are, put a classes.txt into the folder, with one of these names on each line"
+        )
+        if len(split_of) == len(words) and len({split for _, split in split_of}) > 1:
+            return  # each is a split
+    elif (
+        description.encoding.store != "layers"
+        or any(len(pair.layers) != 1 for pair in pairs)
+        or any("class names are from" in why for why in description.why)
+    ):
+        return
+    repair = (
+        repair or "if not, write a dataset.toml (--write) with the `values` of all in one [[class]]"
+    )
+    if len(words) > 1:
         yield Finding(
             "warning",
             "class-folders",
-            f"Are {listed([*words])} classes? The label files are in folders of these names, and "
-            f"are read as one class, {BINARY[1]}.",
-            repair="if they are, put a classes.txt into the dataset's folder, with one of these "
-            "names on each line",
+            f"Are {listed(words)} classes? The label files are in folders of these names, and are "
+            f"read as {read}.",
+            repair=repair,
         )

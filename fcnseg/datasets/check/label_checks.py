@@ -15,7 +15,7 @@ from fcnseg.datasets.check.statistics import Frequencies
 from fcnseg.datasets.encoding.values import GREYS, values_of
 from fcnseg.datasets.scan import Scanned
 from fcnseg.errors import counted, percent
-from fcnseg.io.labels import LOSSY_SUFFIXES
+from fcnseg.io.labels import is_lossy
 
 SHOWN = 5
 """Values named in a message."""
@@ -162,8 +162,8 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
         and not seen.description.encoding.terms  # masks of a class each
         and len(seen.values.pixels) > 2
     ):
-        suffixes = (pair.labels.suffix.lower() for pair in seen.description.pairs)
-        lossy = [number for number, suffix in enumerate(suffixes) if suffix in LOSSY_SUFFIXES]
+        files = enumerate(pair.labels for pair in seen.description.pairs)
+        lossy = [number for number, file in files if is_lossy(file)]
         yield Finding(
             "error",
             "lossy-indices",

@@ -86,12 +86,12 @@ def look_closer(
 
     if values.instances or are_of_one_file(values, counts) or numbered_in_channel(values, counts):
         return replace(values, instances=_in_one_piece(samples))
-    steps = in_steps(values, counts)
-    if are_instances(steps) and _in_one_piece(samples):
+    step, stored = in_steps(values, counts)
+    if step > 1 and are_instances(stored) and _in_one_piece(samples):
         return replace(values, instances=True)
-    few = bool(steps) and may_be_few(steps)
+    few = may_be_few(stored)
     if (few or may_have_gaps(values, counts)) and have_gaps(
-        counts, map(_with_image, sampled()), few=few
+        counts, map(_with_image, sampled()), few=few and step > 1
     ):
         return replace(values, instances=True)
     places = (f"{pair.labels.parent.name}/{pair.labels.name}" for pair in pairs)

@@ -130,12 +130,14 @@ LEAST = np.array([*[1e-9] * 3, *[4.0] * 3])
 """Variances of x, y and size, red, green and blue that are none: of a color two levels of 255."""
 
 
-def in_steps(values: Values, counts: Iterable[ValueCounts | None]) -> list[frozenset[int]]:
-    """The numbers but 0 of each file as others have them that count from 1, where these go in steps
-    (10, 20, 30); [] for numbers that do not."""
-    step = gcd(*values.pixels) if values.kind == "index" and 0 in values.pixels else 1
-    files = [one.values for one in counts if one is not None] if step > 1 else []
-    return [frozenset(value // step for value in some) - {0} for some in files]
+def in_steps(
+    values: Values, counts: Iterable[ValueCounts | None]
+) -> tuple[int, list[frozenset[int]]]:
+    """The steps that numbers go in (10, 20, 30), 0 for others; and those but 0 of each file, as
+    others have them that count from 1."""
+    step = gcd(*values.pixels) if values.kind == "index" and 0 in values.pixels else 0
+    files = [one.values for one in counts if one is not None] if step else []
+    return step, [frozenset(value // step for value in some) - {0} for some in files]
 
 
 def may_be_few(stored: Sequence[frozenset[int]]) -> bool:

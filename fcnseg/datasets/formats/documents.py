@@ -20,7 +20,7 @@ from fcnseg.datasets.pairing.path_words import partners_of
 from fcnseg.errors import DatasetError, MediaError, as_text
 from fcnseg.io.annotations import Cached, blank, fill_inside, fill_polygon, follow_edges
 from fcnseg.io.images import image_size
-from fcnseg.io.labels import LOSSY_SUFFIXES, RawLabels, read_raw_labels
+from fcnseg.io.labels import RawLabels, is_lossy, read_raw_labels
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _shown(path: Path) -> NDArray[np.bool_]:
     values = read_raw_labels(path).values
     brightness = values if values.ndim == 2 else values.max(2)
     most = int(brightness.max())
-    lossy = most > 127 and path.suffix.lower() in LOSSY_SUFFIXES
+    lossy = most > 127 and is_lossy(path)
     white = WHITE <= most <= 255 or most == 65535
     return np.asarray(brightness > (most // 2 if lossy or white else 0))
 

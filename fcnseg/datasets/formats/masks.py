@@ -25,13 +25,13 @@ from fcnseg.datasets.formats.documents import (
     outlined,
 )
 from fcnseg.datasets.pairing import Listing, place_of, stem_of
-from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem
+from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, pair_by_names
 from fcnseg.datasets.pairing.looks import sample
 from fcnseg.datasets.pairing.named_images import Gathered
 from fcnseg.errors import PARSE_ERRORS, MediaError
 from fcnseg.io.annotations import Cached
 from fcnseg.io.images import read_image
-from fcnseg.io.labels import holds_objects, read_array
+from fcnseg.io.labels import holds_objects, is_pickled, read_array
 
 _SUFFIXES = (".npy", ".npz", ".mat")
 
@@ -52,7 +52,7 @@ def _find_arrays(listing: Listing) -> Found | None:
     arrays += _matrices(listing)
     if not arrays or not listing.images:
         return None
-    if len(listing.images) > len(arrays) and all(_is_pickled(listing.path(n)) for n in arrays[:3]):
+    if len(listing.images) > len(arrays) and all(is_pickled(listing.path(n)) for n in arrays[:3]):
         return None  # beside label files
     gathered = Gathered(listing)
     by_key: dict[tuple[str, ...], list[str]] = {}
@@ -68,17 +68,10 @@ def _find_arrays(listing: Listing) -> Found | None:
             gathered.pairs.append(listing.pair(name, partners[0], place_of(partners[0]).split))
     gathered.orphans += [listing.path(name) for name in arrays if name not in used]
     why = f"arrays (*{Path(arrays[0]).suffix}) are named like the images"
-    if not gathered.pairs:
-        return None
+    if len(gathered.pairs) <= len(pair_by_names(listing, by_stem=True).pairs):
+        return None  # Oxford's pets: three arrays that are no labels lie among the images
     found = gathered.found("arrays", (), why)
     return replace(found, objects=holds_objects(found.pairs[0].labels))
-
-
-def _is_pickled(path: Path) -> bool:
-    """Whether a file holds Python objects, which are not read (Cellpose's a_seg.npy)."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return b"'descr': '|O'" in file.read(128)
-    return False
 
 
 def _keys(name: str, stem: str) -> tuple[tuple[str, ...], ...]:

@@ -62,14 +62,21 @@ def read_matlab(data: bytes, choose: Callable[[Sequence[str]], str]) -> NDArray[
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
         raise ValueError("no Matlab file")
-    found = {}
+    found, shapes = {}, dict[str, tuple[int, tuple[int, ...]]]()
     for kind, content in _elements(memoryview(data)[128:], order):
         variable = _variable(_unpacked(kind, content, order, _HEAD), order)
         named = variable.name and not variable.name.startswith("__")  # else Matlab's own
         if named and variable.kind in (_CELL, _STRUCT, _OBJECT, *_NUMBERS):
             found[variable.name] = kind, content
-    kind, content = found[choose(list(found))]
+            shapes[variable.name] = variable.kind, variable.shape
+    flat = [name for name, (kind, shape) in shapes.items() if kind in _NUMBERS and _is_flat(shape)]
+    alone = len(flat) == 1 and not any(kind in (_STRUCT, _OBJECT) for kind, _ in shapes.values())
+    kind, content = found[choose(flat if alone else list(found))]  # SIFT Flow: S, beside names
     return _numbers(_variable(_unpacked(kind, content, order, _LARGEST), order), order, choose)
+
+
+def _is_flat(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and min(shape) > 1
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
