@@ -330,3 +330,16 @@ def test_labels_that_are_jpeg_by_another_name_are_known(factor: int, tmp_path: P
         )
     codes = {one.code for one in examine(tmp_path).findings}
     assert ("lossy-indices" if factor == 1 else "snapped") in codes
+
+
+def test_predictions_are_no_images_where_these_are_in_folders_of_splits(tmp_path: Path) -> None:
+    truth = {}
+    for number, picture, labels in scenes():
+        name = f"Bilder/{('train', 'val')[number // 4]}/{number}.png"
+        put(tmp_path / name, picture)
+        put(tmp_path / f"Masken/masks/{number}_gt.png", labels)
+        put(tmp_path / f"predictions/{number}.png", np.roll(labels, 3, 0))
+        truth[name] = labels
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert own_split_sizes(description) == {"train": 4, "val": 2}

@@ -161,7 +161,9 @@ def find_by_stems(listing: Listing) -> Found | None:
     found = pair_by_names(listing, by_stem=True)
     images, labels = split_roles(listing.images)
     if found.pairs or not labels:
-        return found
+        of_all = {bare_stem(stem_of(name)) for name in labels if not place_of(name).split}
+        again = of_all and any(bare_stem(one.stem) in of_all for one in found.orphan_images)
+        return None if again else found  # two images for each label file: what they show decides
     image_of = _owners(labels, images)
     pairs = [(image_of[name], name) for name in image_of]
     pairs = pairs or [*_owners(images, labels).items()]
