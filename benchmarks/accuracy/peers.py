@@ -31,7 +31,8 @@ from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
 from fcnseg.models.weights import State
 from fcnseg.progress import Callback, Message
 from fcnseg.training.initial_weights import InitialModel
-from fcnseg.training.run_folder import RunFolder, new_run
+from fcnseg.training.run_folder import RunFolder
+from fcnseg.training.run_folder.resume import new_run
 from fcnseg.training.run_folder.state import TrainState, load_state
 from fcnseg.training.setup import (
     TrainSetup,

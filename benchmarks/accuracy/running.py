@@ -38,7 +38,7 @@ from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import TrainingError
 from fcnseg.inference.evaluation import labels_of
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.metrics.regions import near_same
+from fcnseg.metrics.regions import matches_within
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.networks import find_backbone
 from fcnseg.progress import Callback, EpochEnd, Event, Message, no_callback
@@ -209,7 +209,7 @@ def near_f1(
         both = ((sample.labels, predicted), (predicted, sample.labels))
         for row, (one, other) in enumerate(both):
             counted = one[one != IGNORE]
-            near = one[near_same(one, other, NEAR) & (one != IGNORE)]
+            near = one[matches_within(one, other, NEAR) & (one != IGNORE)]
             sums[2 * row] += np.bincount(near, minlength=count)
             sums[2 * row + 1] += np.bincount(counted, minlength=count)
     found, labelled, right, predicted_ones = sums

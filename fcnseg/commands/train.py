@@ -52,8 +52,8 @@ from fcnseg.training.run_folder.state import (
     TrainState,
     completing,
     environment,
-    held,
     load_state,
+    locked,
     note_environment,
 )
 from fcnseg.training.setup import (
@@ -200,7 +200,7 @@ def _begin(
     run = ranks.broadcast(new_run(config.out) if ranks.main else None)  # every check has passed
     assert run is not None, "the main process has created one"
     if ranks.main:
-        stack.enter_context(held(run))
+        stack.enter_context(locked(run))
     state = TrainState(images=len(data), micro_batches=config.accumulate)
     with _discarded_unless_begun(run, ranks):
         if config.folds and ranks.main:
@@ -252,7 +252,7 @@ def _resume(
 ) -> tuple[TrainSetup, Trainer]:
     """Prepare a run to resume, up to its next step. stack: holds the lock of its folder."""
     if ranks.main:
-        stack.enter_context(held(run))
+        stack.enter_context(locked(run))
     if asked.get("sanity"):
         raise OptionError(
             "--sanity checks a new run before its first step; this run has begun.", hint="omit it"

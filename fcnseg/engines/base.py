@@ -80,11 +80,11 @@ class ScoreGrid:
 
     def logits(self, scores: Floats, size: tuple[int, int]) -> Floats:
         """Logits (N, K, H, W) of scores float32 (N, K, h, w), with sizes as in `labels`."""
-        far, padding = self.far, (self.before, 1)
+        t, padding = self.fractions, (self.before, 1)
         maps = np.pad(scores, ((0, 0), (0, 0), padding, padding), mode="edge")
         left, right = maps[..., :-1, None], maps[..., 1:, None]
-        maps = (left * (1 - far) + right * far).reshape(*maps.shape[:3], -1)
-        above, below, down = maps[:, :, :-1, None], maps[:, :, 1:, None], far[:, None]
+        maps = (left * (1 - t) + right * t).reshape(*maps.shape[:3], -1)
+        above, below, down = maps[:, :, :-1, None], maps[:, :, 1:, None], t[:, None]
         maps = above * (1 - down) + below * down  # (N, K, h + before, factor, W')
         full = maps.reshape(*scores.shape[:2], -1, maps.shape[-1])
         cut = self.cut
@@ -103,25 +103,25 @@ class ScoreGrid:
     def _upsample_all(self, corners: Floats) -> Labels:
         """Labels uint8 (M, factor, factor) between corners (4, K, M): every class is upsampled."""
         # Elementwise: a matrix product would wake BLAS's threads, which then spin.
-        far = self.far[:, None]
+        t = self.fractions[:, None]
         one, two, three, four = corners[:, :, None]  # (K, 1, M)
-        above, below = one * (1 - far) + two * far, three * (1 - far) + four * far
+        above, below = one * (1 - t) + two * t, three * (1 - t) + four * t
         labels = np.empty((corners.shape[2], self.factor, self.factor), np.uint8)
-        for row, weight in enumerate(self.far):
+        for row, weight in enumerate(self.fractions):
             logits = above * (1 - weight) + below * weight  # (K, factor, M)
             labels[:, row] = argmax_over_classes(logits)[0].T
         return labels
 
     def _upsample_candidates(self, corners: Floats) -> Labels:
         """As _upsample_all, bit for bit; in each square only classes that can win are upsampled."""
-        possible, far = can_win(corners), self.far
+        possible, t = can_win(corners), self.fractions
         best = np.full((corners.shape[2], self.factor, self.factor), -np.inf, np.float32)
         labels = np.zeros(best.shape, np.uint8)
         for index in np.flatnonzero(possible.any(axis=1)):
             at = np.flatnonzero(possible[index])
             one, two, three, four = corners[:, index, at, None]  # (m, 1)
-            above, below = one * (1 - far) + two * far, three * (1 - far) + four * far
-            logits = above[:, None] * (1 - far[:, None]) + below[:, None] * far[:, None]
+            above, below = one * (1 - t) + two * t, three * (1 - t) + four * t
+            logits = above[:, None] * (1 - t[:, None]) + below[:, None] * t[:, None]
             before = best[at]  # (m, factor, factor)
             best[at] = np.maximum(logits, before)
             labels[at] = np.where(logits > before, np.uint8(index), labels[at])
@@ -138,7 +138,7 @@ class ScoreGrid:
         return self.before * (self.factor - math.ceil(self.shift))
 
     @cached_property
-    def far(self) -> Floats:
+    def fractions(self) -> Floats:
         """(factor,): interpolation weights, each pixel's distance from the first corner, 0 to 1."""
         pixels = math.ceil(self.shift) - self.shift + np.arange(self.factor)
         return np.asarray(pixels / self.factor, np.float32)

@@ -26,7 +26,14 @@ from fcnseg.engines.model_files import PRECISION
 from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra, cannot_write, reason
-from fcnseg.exporting.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
+from fcnseg.exporting.graph import (
+    PLAIN,
+    Complete,
+    GraphOptions,
+    describe_graph,
+    pre_and_postprocessing,
+    quiet,
+)
 from fcnseg.exporting.mobile import refuse_options, write_executorch, write_litert
 from fcnseg.exporting.onnx_file import write_onnx
 from fcnseg.exporting.parity import (
@@ -37,7 +44,7 @@ from fcnseg.exporting.parity import (
     Parity,
     Trial,
     compare,
-    example,
+    example_images,
     tolerance_of,
 )
 from fcnseg.files import folder_beside, utf8_name
@@ -103,7 +110,7 @@ def _write_openvino(checkpoint: Checkpoint, path: Path, options: GraphOptions) -
 
 def _write_torchscript(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
     module = Complete(checkpoint.build(), checkpoint.preprocess, options)
-    images = example(options.size, checkpoint.preprocess.bands, options.layout)
+    images = example_images(options.size, checkpoint.preprocess.bands, options.layout)
     with quiet():
         # Traced, not scripted: sizes are recorded as computations and stay dynamic.
         traced = torch.jit.trace(module, images, check_trace=False)  # type: ignore[no-untyped-call]
@@ -124,7 +131,7 @@ def _write_torch_export(checkpoint: Checkpoint, path: Path, options: GraphOption
     free, first = torch.export.Dim.DYNAMIC, 2 if options.layout == "NCHW" else 1
     sizes = ({0: free, first: free, first + 1: free},) if options.size is None else None
     module = Complete(checkpoint.build(), checkpoint.preprocess, options)
-    images = example(options.size, checkpoint.preprocess.bands, options.layout)
+    images = example_images(options.size, checkpoint.preprocess.bands, options.layout)
     with quiet():
         program = torch.export.export(module, (images,), dynamic_shapes=sizes)
         # Guards on the example's memory layout would reject sizes that are divisible by a stride.
@@ -228,7 +235,7 @@ def convert(
     kind = FORMATS[format]
     kind.refuse(options)
     with written_atomically(path) as written:
-        kind.write(labelled(checkpoint, options, **(about or {})), written, options)
+        kind.write(with_description(checkpoint, options, **(about or {})), written, options)
         parity = verify(checkpoint, written, format, options, trial)
         if report:
             write_report(written, parity.as_dict())
@@ -250,7 +257,7 @@ def verify(
 ) -> Parity:
     """Compare a file's outputs with a checkpoint's; CheckpointError when they do not match."""
     trial = trial or Trial(size=options.size, bands=checkpoint.preprocess.bands)
-    resizes = surroundings(checkpoint.preprocess, options)[0] is not None
+    resizes = pre_and_postprocessing(checkpoint.preprocess, options)[0] is not None
     trial = replace(trial, tolerance=tolerance_of(options.precision, resizes=resizes))
     logits, labels = FORMATS[format].run(path)
     parity = compare(original_logits(checkpoint, options), logits, labels=labels, trial=trial)
@@ -262,11 +269,11 @@ def verify(
     return parity
 
 
-def labelled(checkpoint: Checkpoint, options: GraphOptions, **more: object) -> Checkpoint:
+def with_description(checkpoint: Checkpoint, options: GraphOptions, **more: object) -> Checkpoint:
     """A copy of a checkpoint whose header describes the exported graph; more: added to it."""
     grid = score_grid_of(build_empty(checkpoint.spec))
     about = {
-        **described(checkpoint.preprocess, options),
+        **describe_graph(checkpoint.preprocess, options),
         "grid": None if grid is None else asdict(grid),
         **more,
     }
@@ -279,7 +286,7 @@ def labelled(checkpoint: Checkpoint, options: GraphOptions, **more: object) -> C
 def original_logits(checkpoint: Checkpoint, options: GraphOptions) -> LogitsFunction:
     """The reference: the network as `infer` runs it, without changes for export."""
     engine = TorchEngine(checkpoint.build(), checkpoint.preprocess)
-    if surroundings(checkpoint.preprocess, options)[0] is None:
+    if pre_and_postprocessing(checkpoint.preprocess, options)[0] is None:
         return engine.logits
 
     def logits(images: Images) -> Logits:

@@ -134,7 +134,7 @@ class Graph(nn.Module):
         return (self.network(prepared).float(),)
 
 
-class Before(nn.Module):
+class Preprocessing(nn.Module):
     """Resizes images uint8 (N, H, W, C) to the network's input size, (N, h, w, C).
 
     opaque: hide sizes from the exporter's symbolic analysis (see resized_images).
@@ -149,7 +149,7 @@ class Before(nn.Module):
         return resized_images(images, self.preprocess, opaque=self.opaque)
 
 
-class After(nn.Module):
+class Postprocessing(nn.Module):
     """Resizes logits to the images' size, and computes labels."""
 
     def __init__(self, *, resizes: bool, labels: bool) -> None:
@@ -174,7 +174,7 @@ class Complete(nn.Module):
     def __init__(self, network: FCN, preprocess: Preprocess, options: GraphOptions) -> None:
         super().__init__()
         self.inner = Graph(network, preprocess, options)
-        self.before, self.after = surroundings(preprocess, options)
+        self.before, self.after = pre_and_postprocessing(preprocess, options)
         self.names = [*self.inner.names, *[LABELS] * options.labels]
         self.channels_first = options.layout == "NCHW"
 
@@ -190,9 +190,9 @@ class Complete(nn.Module):
         return maps if len(maps) > 1 else maps[0]
 
 
-def surroundings(
+def pre_and_postprocessing(
     preprocess: Preprocess, options: GraphOptions
-) -> tuple[Before | None, After | None]:
+) -> tuple[Preprocessing | None, Postprocessing | None]:
     """The preprocessing and postprocessing around the network; None where nothing is to be done.
 
     Bands of more than 8 bits, and 2 or more than 4 bands, are not resized: there OpenCV's
@@ -202,13 +202,13 @@ def surroundings(
     known = bands is None or (bands.dtype == "uint8" and bands.carried in (1, 3, 4))
     resizes = options.resizes and short_side is not None and known
     labels = options.labels
-    before = Before(preprocess) if resizes else None
-    return before, After(resizes=resizes, labels=labels) if resizes or labels else None
+    before = Preprocessing(preprocess) if resizes else None
+    return before, Postprocessing(resizes=resizes, labels=labels) if resizes or labels else None
 
 
-def described(preprocess: Preprocess, options: GraphOptions) -> dict[str, Any]:
+def describe_graph(preprocess: Preprocess, options: GraphOptions) -> dict[str, Any]:
     """The description of a graph in a file's header, as plain data."""
-    before, _ = surroundings(preprocess, options)
+    before, _ = pre_and_postprocessing(preprocess, options)
     bands = preprocess.bands
     return {
         "size": None if options.size is None else list(options.size),

@@ -132,8 +132,8 @@ def labels_model(grid: ScoreGrid, like: Any) -> Any:
 
 
 def _constants(grid: ScoreGrid) -> dict[str, NDArray[Any]]:
-    before, factor, far = grid.before, grid.factor, grid.far
-    across = np.stack([1 - far, far])  # (2, factor)
+    before, factor, t = grid.before, grid.factor, grid.fractions
+    across = np.stack([1 - t, t])  # (2, factor)
     weights = np.einsum("ay,bx->yxab", across, across).reshape(factor * factor, 4)
     lists: dict[str, list[int]] = {
         "margins": [0, 0, before, before, 0, 0, 1, 1],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fcnseg.engines.model_files import ATTACHED
 from fcnseg.errors import CheckpointError, OptionError, reason
 from fcnseg.exporting.graph import Complete, GraphOptions, needs_logits, quiet
-from fcnseg.exporting.parity import example
+from fcnseg.exporting.parity import example_images
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import environment, without_native_messages
 
@@ -55,7 +55,7 @@ def refuse_options(options: GraphOptions, kind: str) -> None:
 def _fixed_size_graph(checkpoint: Checkpoint, options: GraphOptions) -> tuple[Complete, Tensor]:
     """The graph, and example images for tracing."""
     complete = Complete(checkpoint.build(), checkpoint.preprocess, options).eval()
-    return complete, example(options.size, checkpoint.preprocess.bands, options.layout)
+    return complete, example_images(options.size, checkpoint.preprocess.bands, options.layout)
 
 
 def write_litert(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:

@@ -25,9 +25,9 @@ from fcnseg.engines.model_files import LABELS, SCORES
 from fcnseg.engines.onnx import keep_outputs
 from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.errors import CheckpointError, OptionError, cannot_write
-from fcnseg.exporting.graph import Before, Graph, GraphOptions, quiet, surroundings
+from fcnseg.exporting.graph import Graph, GraphOptions, Preprocessing, pre_and_postprocessing, quiet
 from fcnseg.exporting.labels import labels_model
-from fcnseg.exporting.parity import REPORT_SUFFIX, example
+from fcnseg.exporting.parity import REPORT_SUFFIX, example_images
 from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.models.networks import build_empty
 
@@ -50,10 +50,10 @@ def save_onnx(model: Any, checkpoint: Checkpoint, path: Path) -> None:
 
 def network_model(checkpoint: Checkpoint, options: GraphOptions) -> Any:
     """Export the network only, for images at its input size, as an onnx.ModelProto."""
-    before, _ = surroundings(checkpoint.preprocess, options)
+    before, _ = pre_and_postprocessing(checkpoint.preprocess, options)
     graph = Graph(checkpoint.build(), checkpoint.preprocess, options, scores=before is None)
     size = options.size and checkpoint.preprocess.network_size(options.size)
-    images = example(size, checkpoint.preprocess.bands)
+    images = example_images(size, checkpoint.preprocess.bands)
     return _model(graph, (images,), ["images"], graph.names, None if size else (_FREE,))
 
 
@@ -81,10 +81,10 @@ def _channels_first(model: Any) -> Any:
 
 
 def _surrounded(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> Any:
-    before, after = surroundings(checkpoint.preprocess, options)
+    before, after = pre_and_postprocessing(checkpoint.preprocess, options)
     if after is None:
         return model
-    images = example(options.size, checkpoint.preprocess.bands)
+    images = example_images(options.size, checkpoint.preprocess.bands)
     size, free = (images.shape[1], images.shape[2]), options.size is None
     names = [value.name for value in model.graph.output]
     if SCORES in names and free:
@@ -93,7 +93,7 @@ def _surrounded(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> An
     parts = [_renamed(model, inside, "1.")]
     if before is not None:
         seen, size = f"{_INSIDE}images", checkpoint.preprocess.network_size(size)
-        opaque = Before(before.preprocess, opaque=True)
+        opaque = Preprocessing(before.preprocess, opaque=True)
         first = _model(opaque, (images,), ["images"], [seen], (_FREE,) if free else None)
         kept = {"images": seen, **inside}
         parts = [_renamed(first, {seen: seen}, "0."), _renamed(model, kept, "1.")]

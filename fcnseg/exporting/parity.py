@@ -233,7 +233,9 @@ def sample_images(shape: tuple[int, int, int], *, seed: int, bands: Bands | None
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
 
 
-def example(size: tuple[int, int] | None, bands: Bands | None, layout: str = "NHWC") -> Tensor:
+def example_images(
+    size: tuple[int, int] | None, bands: Bands | None, layout: str = "NHWC"
+) -> Tensor:
     """Example images for tracing: no size is divisible by a stride or 1; with `size`, one image."""
     shape = (2, 97, 131) if size is None else (1, *size)
     images = torch.from_numpy(sample_images(shape, seed=0, bands=bands))

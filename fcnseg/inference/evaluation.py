@@ -121,7 +121,7 @@ def refuse_meaningless(report: Report, data: Path) -> None:
             "that the model looks for would be scored.",
             hint="fcnseg check DATA shows how the labels were read",
         )
-    swapped = _exchanged(report)
+    swapped = _miou_if_exchanged(report)
     if swapped is not None:
         raise DatasetError(
             f"{data}: the labels seem to be inverted. As they were read, mIoU is "
@@ -132,7 +132,7 @@ def refuse_meaningless(report: Report, data: Path) -> None:
         )
 
 
-def _exchanged(report: Report) -> float | None:
+def _miou_if_exchanged(report: Report) -> float | None:
     """The mIoU with two classes exchanged if it is much better than the actual one; else None."""
     if len(report.names) != 2 or any(one.iou is None for one in report.classes):
         return None
@@ -283,7 +283,7 @@ def protocol_of(
     }
 
 
-def as_the_model_sees(
+def with_model_classes(
     description: Description, segmenter: Segmenter, callback: Callback = no_callback
 ) -> Description:
     """Convert a dataset to the model's classes and their order; a Message if they differ.
@@ -316,5 +316,5 @@ def dataset_for(
     """A split with the model's classes: uncropped images, at their own size, in its bands."""
     from fcnseg.datasets.dataset import SegmentationDataset  # imports torch
 
-    description = as_the_model_sees(description, segmenter, callback)
+    description = with_model_classes(description, segmenter, callback)
     return SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)

@@ -23,7 +23,7 @@ from fcnseg.engines.exported import first_line
 from fcnseg.engines.model_files import PRECISION
 from fcnseg.engines.onnx import import_onnxruntime
 from fcnseg.errors import CheckpointError, OptionError, percent
-from fcnseg.exporting import FORMATS, labelled, verify, write_report, written_atomically
+from fcnseg.exporting import FORMATS, verify, with_description, write_report, written_atomically
 from fcnseg.exporting.graph import PLAIN, GraphOptions, quiet
 from fcnseg.exporting.onnx_file import complete, network_model, save_onnx
 from fcnseg.exporting.parity import sample_images
@@ -180,11 +180,11 @@ def write_int8(
         full, exact, rounded = (folder / f"{name}.onnx" for name in ("full", "f32", "int8"))
         network = network_model(checkpoint, options)
         onnx.save(network, exact)
-        before = labelled(checkpoint, options)
+        before = with_description(checkpoint, options)
         save_onnx(complete(network, checkpoint, options), before, full)
         verify(checkpoint, full, "onnx", options)
         _quantize(exact, rounded, images)
-        header = labelled(checkpoint, options, **(about or {}), precision="int8")
+        header = with_description(checkpoint, options, **(about or {}), precision="int8")
         header = replace(header, extra={**header.extra, PRECISION: "int8"})
         save_onnx(complete(onnx.load(rounded), checkpoint, options), header, rounded)
         before_and_after = milliseconds([full, rounded], options)

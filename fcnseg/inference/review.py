@@ -20,7 +20,7 @@ from fcnseg.classes import IGNORE
 from fcnseg.engines.base import Floats, Labels
 from fcnseg.io.images import resize_image
 from fcnseg.io.labels import connected_regions
-from fcnseg.metrics.regions import near_same
+from fcnseg.metrics.regions import matches_within
 
 MAX_REGIONS = 5
 """Regions kept per image, those with the highest score."""
@@ -63,7 +63,7 @@ def find_suspects(
     predicted = np.where(counted, probabilities.argmax(axis=0), IGNORE).astype(np.uint8)
     differs = counted & (labels != predicted)
     wrong = differs & ~(
-        near_same(predicted, labels, tolerance) & near_same(labels, predicted, tolerance)
+        matches_within(predicted, labels, tolerance) & matches_within(labels, predicted, tolerance)
     )
     if not wrong.any():
         return []

@@ -47,8 +47,8 @@ def boundary_counts(labels: Labels, predicted: Labels, classes: int, tolerance: 
     found_band = np.where(class_band(predicted, distance), predicted, IGNORE)
     both_band = np.where(true_band == found_band, true_band, IGNORE)
     true_edge, found_edge = outlines(labels), outlines(predicted)
-    met = np.where(near_same(true_edge, found_edge, tolerance), true_edge, IGNORE)
-    hit = np.where(near_same(found_edge, true_edge, tolerance), found_edge, IGNORE)
+    met = np.where(matches_within(true_edge, found_edge, tolerance), true_edge, IGNORE)
+    hit = np.where(matches_within(found_edge, true_edge, tolerance), found_edge, IGNORE)
     maps = (true_band, found_band, both_band, true_edge, met, found_edge, hit)
     counts = [np.bincount(one[one != IGNORE], minlength=classes) for one in maps]
     return np.stack(counts, axis=1).astype(np.int64)
@@ -107,7 +107,7 @@ def outlines(labels: Labels) -> Labels:
     return np.where(edge, labels, IGNORE).astype(np.uint8)
 
 
-def near_same(one: Labels, other: Labels, tolerance: int) -> Bools:
+def matches_within(one: Labels, other: Labels, tolerance: int) -> Bools:
     """bool (H, W): whether `other` has the value of `one` within `tolerance` pixels, Euclidean.
 
     The result is meaningless where `one` is 255.
@@ -205,7 +205,7 @@ def kinds_of_errors(labels: Labels, predicted: Labels, tolerance: int) -> NDArra
     wrong = labels != predicted
     if wrong.any():
         missed, invented = _in_lost_regions(labels, wrong), _in_lost_regions(predicted, wrong)
-        near = near_same(predicted, labels, tolerance)[wrong]
+        near = matches_within(predicted, labels, tolerance)[wrong]
         conditions = [missed & invented, missed, invented, near]
         kinds[wrong] = np.select(conditions, [0, 1, 2, 3], default=KINDS.index("extent"))
     return kinds

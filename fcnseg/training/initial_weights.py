@@ -143,18 +143,18 @@ def _from_checkpoint(
         weights = config.backbone_weights
         load_pretrained(network.backbone, str(config.backbone), weights, callback, colors=colors)
         preprocess = (measured or network.backbone.preprocess).at(side)
-    fresh = network.state_dict()
+    initial = network.state_dict()
     if old.spec.in_channels == 3 != network.spec.in_channels:
         old = _with_bands(old, network, measured)
-    kept = fitting(old, network.spec, classes, fresh)
+    kept = fitting(old, network.spec, classes, initial)
     if not any(tensor.ndim > 1 for tensor in kept.values()):
         raise OptionError(
             f"Nothing in {path} fits this network.",
             hint="omit the network options: the checkpoint's are used",
         )
-    network.load_state_dict({**fresh, **kept})
-    left = len(fresh) - len(kept)
-    text = f"Starting from {path}: {len(kept)} of {len(fresh)} tensors"
+    network.load_state_dict({**initial, **kept})
+    left = len(initial) - len(kept)
+    text = f"Starting from {path}: {len(kept)} of {len(initial)} tensors"
     callback(Message(f"{text}, {left} are newly initialized." if left else f"{text}."))
     return InitialModel(network, preprocess.at(config.short_side), config)
 
@@ -191,23 +191,23 @@ def _with_bands(old: Checkpoint, network: FCN, measured: Preprocess | None) -> C
 
 
 def fitting(
-    old: Checkpoint, spec: ModelSpec, classes: ClassMap, fresh: Mapping[str, Tensor]
+    old: Checkpoint, spec: ModelSpec, classes: ClassMap, initial: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """The tensors of a checkpoint that fit a network, by name; classes are matched by name.
 
-    spec, classes: of the new network; fresh: its initial tensors, which are kept for classes that
+    spec, classes: of the new network; initial: its initial tensors, which are kept for classes that
     the checkpoint does not have.
     """
     axes = class_axes(spec)
     rows = _same_classes(old.classes, classes)
     kept = {}
     for name, tensor in old.weights.items():
-        if name in fresh:
-            tensor = tensor.to(fresh[name].dtype)  # pretrained models may be in half precision
-        if name in fresh and name not in axes and tensor.shape == fresh[name].shape:
+        if name in initial:
+            tensor = tensor.to(initial[name].dtype)  # pretrained models may be in half precision
+        if name in initial and name not in axes and tensor.shape == initial[name].shape:
             kept[name] = tensor
-        elif name in axes and rows and _same_except(axes[name], tensor, fresh[name]):
-            kept[name] = _replace_classes(tensor, fresh[name], axes[name], rows)
+        elif name in axes and rows and _same_except(axes[name], tensor, initial[name]):
+            kept[name] = _replace_classes(tensor, initial[name], axes[name], rows)
     return kept
 
 
@@ -236,25 +236,25 @@ def _same_classes(old: ClassMap, new: ClassMap) -> list[tuple[int, int]]:
     return [(old.names.index(n), new.names.index(n)) for n in new.names if n in old.names]
 
 
-def _same_except(axes: Sequence[int], tensor: Tensor, fresh: Tensor) -> bool:
+def _same_except(axes: Sequence[int], tensor: Tensor, initial: Tensor) -> bool:
     """Whether two tensors have the same shape except along class axes."""
-    return tensor.ndim == fresh.ndim and all(
-        axis in axes or size == fresh.shape[axis] for axis, size in enumerate(tensor.shape)
+    return tensor.ndim == initial.ndim and all(
+        axis in axes or size == initial.shape[axis] for axis, size in enumerate(tensor.shape)
     )
 
 
 def _replace_classes(
-    tensor: Tensor, fresh: Tensor, axes: Sequence[int], rows: Sequence[tuple[int, int]]
+    tensor: Tensor, initial: Tensor, axes: Sequence[int], rows: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """A copy of `fresh` with the common classes replaced by those of `tensor`."""
+    """A copy of `initial` with the common classes replaced by those of `tensor`."""
     sources, targets = torch.tensor(rows).T
     for axis in axes:
         tensor = tensor.index_select(axis, sources)
-    return _index_put(fresh, tensor, axes, targets)
+    return _index_put(initial, tensor, axes, targets)
 
 
-def _index_put(fresh: Tensor, part: Tensor, axes: Sequence[int], targets: Tensor) -> Tensor:
+def _index_put(initial: Tensor, part: Tensor, axes: Sequence[int], targets: Tensor) -> Tensor:
     if not axes:
         return part
-    block = _index_put(fresh.index_select(axes[0], targets), part, axes[1:], targets)
-    return fresh.index_copy(axes[0], targets, block)
+    block = _index_put(initial.index_select(axes[0], targets), part, axes[1:], targets)
+    return initial.index_copy(axes[0], targets, block)

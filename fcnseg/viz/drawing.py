@@ -42,7 +42,7 @@ THEMES = {
 
 
 @dataclass(frozen=True)
-class Words:
+class TextLine:
     """A line of text: its upper left corner, and its size in pixels."""
 
     left: float
@@ -72,7 +72,7 @@ class Raster:
     image: Rgb
 
 
-Mark = Words | Box | Raster
+Mark = TextLine | Box | Raster
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def image_block(image: Rgb) -> Block:
     return Block(image.shape[1], image.shape[0], (Raster(0, 0, image),))
 
 
-def beside(blocks: Sequence[Block], gap: int) -> Block:
+def hstack(blocks: Sequence[Block], gap: int) -> Block:
     """Stack blocks from left to right, aligned at the top."""
     marks: list[Mark] = []
     left = 0
@@ -103,7 +103,7 @@ def beside(blocks: Sequence[Block], gap: int) -> Block:
     return Block(max(0, left - gap), max(block.height for block in blocks), tuple(marks))
 
 
-def under(blocks: Sequence[Block], gap: int) -> Block:
+def vstack(blocks: Sequence[Block], gap: int) -> Block:
     """Stack blocks from top to bottom, aligned at the left."""
     marks: list[Mark] = []
     top = 0
@@ -113,7 +113,7 @@ def under(blocks: Sequence[Block], gap: int) -> Block:
     return Block(max(block.width for block in blocks), max(0, top - gap), tuple(marks))
 
 
-def framed(block: Block, margin: int) -> Block:
+def with_margin(block: Block, margin: int) -> Block:
     """A block with a margin on all sides."""
     size = block.width + 2 * margin, block.height + 2 * margin
     return Block(*size, block.at(margin, margin))
@@ -142,7 +142,7 @@ def wrapped(text: str, width: float, size: int) -> list[str]:
     return [*lines, *[line] * bool(line)]
 
 
-def cut(text: str, width: float, size: int) -> str:
+def truncate(text: str, width: float, size: int) -> str:
     """Shorten a text with an ellipsis to at most `width` pixels."""
     text = shown(text)
     if width_of(text, size) <= width:
@@ -219,7 +219,7 @@ def _draw(figure: Figure, mark: Mark, block: Block, theme: Theme) -> None:
         _write(figure, mark, (left, 1 - mark.top / block.height), theme)
 
 
-def _write(figure: Figure, words: Words, place: tuple[float, float], theme: Theme) -> None:
+def _write(figure: Figure, words: TextLine, place: tuple[float, float], theme: Theme) -> None:
     """Draw a line of text, not wider than in pixels, because SVG and PDF use other fonts."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath

@@ -21,15 +21,15 @@ from fcnseg.viz.drawing import (
     Raster,
     Rgb,
     Scale,
+    TextLine,
     Theme,
-    Words,
-    beside,
-    cut,
-    framed,
+    hstack,
     image_block,
     to_pixels,
-    under,
+    truncate,
+    vstack,
     width_of,
+    with_margin,
     wrapped,
 )
 
@@ -89,7 +89,7 @@ def page(
         parts.append(_key("", key, text, grid.width))
     if scale is not None:
         parts.append(_scale(scale, text, grid.width, fixed=fixed))
-    return to_pixels(framed(under(parts, _GAP), _GAP), theme)
+    return to_pixels(with_margin(vstack(parts, _GAP), _GAP), theme)
 
 
 def figure(sections: Sequence[Section], *, width: int = WIDEST, foot: str = "") -> Block:
@@ -106,7 +106,7 @@ def figure(sections: Sequence[Section], *, width: int = WIDEST, foot: str = "") 
     parts += [_key(title, key, text, widest) for title, key in _keys(sections).items()]
     if foot:
         parts.append(_heading(foot, round(text * 0.65), widest))
-    return framed(under(parts, _GAP), _GAP)
+    return with_margin(vstack(parts, _GAP), _GAP)
 
 
 def _grouped(sections: Sequence[Section]) -> list[Section]:
@@ -178,7 +178,7 @@ def _grid(
     panels: Sequence[Panel], columns: int, size: tuple[int, int], text: int, *, fixed: bool = False
 ) -> Block:
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    return under([_row(row, size, text, fixed=fixed) for row in rows], _GAP)
+    return vstack([_row(row, size, text, fixed=fixed) for row in rows], _GAP)
 
 
 def _row(panels: Sequence[Panel], size: tuple[int, int], text: int, *, fixed: bool) -> Block:
@@ -191,8 +191,8 @@ def _row(panels: Sequence[Panel], size: tuple[int, int], text: int, *, fixed: bo
         parts = [above, image_block(resize_image(panel.image, size))]
         if panel.scale is not None:
             parts.append(_scale(panel.scale, text, size[1]))
-        columns.append(under(parts, 0))
-    return beside(columns, _GAP)
+        columns.append(vstack(parts, 0))
+    return hstack(columns, _GAP)
 
 
 def _caption(panel: Panel, width: int, text: int, *, fixed: bool) -> Block:
@@ -203,17 +203,18 @@ def _caption(panel: Panel, width: int, text: int, *, fixed: bool) -> Block:
         marks.append(Box(0, top + text // 8, text, text, panel.color))
         left = round(text * 1.5)
     room, small = width - left, round(text * 0.85)
-    titles = [cut(panel.title, room, text)] if fixed else wrapped(panel.title, room, text) or [""]
-    marks += [Words(left, top + i * _line(text), line, text) for i, line in enumerate(titles)]
+    titles = wrapped(panel.title, room, text) or [""]
+    titles = [truncate(panel.title, room, text)] if fixed else titles
+    marks += [TextLine(left, top + i * _line(text), line, text) for i, line in enumerate(titles)]
     bottom = top + (len(titles) - 1) * _line(text)
     note = shown(panel.note)
     behind = left + round(width_of(titles[-1], text) + text * 0.7)
     if note and behind + width_of(note, small) <= width:
-        marks.append(Words(behind, bottom + text * 0.12, note, small, faint=True))
+        marks.append(TextLine(behind, bottom + text * 0.12, note, small, faint=True))
     elif note and not fixed:
         for line in wrapped(note, room, small):
             bottom += _line(text)
-            marks.append(Words(left, bottom, line, small, faint=True))
+            marks.append(TextLine(left, bottom, line, small, faint=True))
     return Block(width, bottom - top + round(text * 1.7), tuple(marks))
 
 
@@ -225,7 +226,7 @@ def _line(text: int) -> int:
 def _heading(heading: str, text: int, width: int) -> Block:
     size = round(text * 1.25)
     lines = wrapped(heading, width, size)
-    marks = [Words(0, text * 0.6 + i * _line(size), line, size) for i, line in enumerate(lines)]
+    marks = [TextLine(0, text * 0.6 + i * _line(size), line, size) for i, line in enumerate(lines)]
     room = max(width_of(line, size) for line in lines)
     return Block(math.ceil(room), round(text * 0.6) + len(lines) * _line(size), tuple(marks))
 
@@ -236,17 +237,17 @@ def _key(title: str, key: Key, text: int, width: int) -> Block:
     marks: list[Mark] = []
     top, indent = 0, 0
     if title:
-        marks.append(Words(0, text * 0.25, title, text, faint=True))
+        marks.append(TextLine(0, text * 0.25, title, text, faint=True))
         indent = round(width_of(title, text)) + text
     left = indent
     for name, color in key:
-        label = cut(name, width - indent - 2 * text, text)
+        label = truncate(name, width - indent - 2 * text, text)
         needed = round(width_of(label, text)) + round(text * 1.4)
         if left > indent and left + needed > width:
             left, top = indent, top + line
         above = top + round(text * 0.25)
         marks.append(Box(left, above + text // 8, text, text, color))
-        marks.append(Words(left + round(text * 1.4), above, label, text))
+        marks.append(TextLine(left + round(text * 1.4), above, label, text))
         left += needed + text
     return Block(width, top + line, tuple(marks))
 
@@ -256,16 +257,16 @@ def _scale(scale: Scale, text: int, width: int, *, fixed: bool = False) -> Block
     top, long = round(text * 0.35), int(min(width * 0.4, 420))
     left = round(width_of(scale.low, text) + text * 0.5)
     bar = resize_image(scale.bar[None], (text, long))
-    marks: list[Mark] = [Words(0, top, scale.low, text), Raster(left, top + text // 8, bar)]
+    marks: list[Mark] = [TextLine(0, top, scale.low, text), Raster(left, top + text // 8, bar)]
     left += long + text // 2
-    marks.append(Words(left, top, scale.high, text))
+    marks.append(TextLine(left, top, scale.high, text))
     left += round(width_of(scale.high, text) + text)
     bottom = top
-    meaning = cut(scale.meaning, width - left, text) if fixed else shown(scale.meaning)
+    meaning = truncate(scale.meaning, width - left, text) if fixed else shown(scale.meaning)
     if left + width_of(meaning, text) <= width:
-        marks.append(Words(left, top, meaning, text, faint=True))
+        marks.append(TextLine(left, top, meaning, text, faint=True))
     else:
         for line in wrapped(scale.meaning, width, text):
             bottom += _line(text)
-            marks.append(Words(0, bottom, line, text, faint=True))
+            marks.append(TextLine(0, bottom, line, text, faint=True))
     return Block(width, bottom - top + round(text * 1.9), tuple(marks))

@@ -25,8 +25,8 @@ from fcnseg.errors import (
     cannot_write,
 )
 from fcnseg.exporting import graph as graphs
-from fcnseg.exporting import labelled
 from fcnseg.exporting import onnx_file as onnx_files
+from fcnseg.exporting import with_description
 from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
 from fcnseg.models.checkpoint import Checkpoint
@@ -219,7 +219,7 @@ class WrongMean(graphs.Graph):
         self.preprocess = replace(self.preprocess, mean=mean)
 
 
-class WrongResize(graphs.Before):
+class WrongResize(graphs.Preprocessing):
     """An export that takes the nearest pixel."""
 
     def forward(self, images):
@@ -233,8 +233,8 @@ class WrongResize(graphs.Before):
     ("format", "part", "wrong"),
     [
         ("torchscript", "Graph", WrongMean),
-        ("torchscript", "Before", WrongResize),
-        ("onnx", "Before", WrongResize),  # which has a graph of its own there
+        ("torchscript", "Preprocessing", WrongResize),
+        ("onnx", "Preprocessing", WrongResize),  # which has a graph of its own there
     ],
 )
 def test_a_broken_export_is_refused(seen_at_80, tmp_path, monkeypatch, format, part, wrong):
@@ -276,7 +276,7 @@ def test_labels_without_logits(random_model: Path, exported_model: Path, tmp_pat
     options = graphs.GraphOptions(include=("argmax-only",))
     graph = onnx_files.complete(onnx.load(exported_model), checkpoint, options)
     path = tmp_path / "labels.onnx"
-    onnx_files.save_onnx(graph, labelled(checkpoint, options), path)
+    onnx_files.save_onnx(graph, with_description(checkpoint, options), path)
     session = import_onnxruntime().InferenceSession(str(path))
     assert [output.name for output in session.get_outputs()] == ["scores", "labels"]
     assert not any("logits" in node.output for node in graph.graph.node)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fcnseg.models.fcn import FCN
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
-from fcnseg.models.zoo import BGR, FC, GROUPS, OriginalDecoder, OriginalVGG, recognised
+from fcnseg.models.zoo import BGR, FC, GROUPS, OriginalDecoder, OriginalVGG, recognise
 
 SLIM = 16
 CLASSES = 3
@@ -87,7 +87,7 @@ def reference(state: dict[str, Tensor], images: Tensor, *, once: bool) -> Tensor
 
 def load(state: dict[str, Tensor], name: str) -> FCN:
     """As a file of that name would be loaded, but slim."""
-    found = recognised(state, name)
+    found = recognise(state, name)
     assert found is not None
     spec, preprocess, weights = found
     assert preprocess == BGR

@@ -11,7 +11,7 @@ from fcnseg.models.backbones.torchvision import import_torchvision, official_url
 from fcnseg.models.checkpoint import Checkpoint, find_model
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
-from fcnseg.models.zoo import NAMES, recognised, voc_classes
+from fcnseg.models.zoo import NAMES, recognise, voc_classes
 
 models = import_torchvision().models
 
@@ -66,7 +66,7 @@ def test_every_name_is_recognised(name: str) -> None:
     with torch.device("meta"):
         more = {} if "lraspp" in name else {"aux_loss": True}
         state = models.get_model(name, weights=None, weights_backbone=None, **more).state_dict()
-        found = recognised(state)
+        found = recognise(state)
         assert found is not None
         assert (found[0].backbone, found[0].num_classes) == (name, 21)
         assert build(found[0]).state_dict().keys() == found[2].keys()
@@ -82,7 +82,7 @@ def test_the_official_names_know_their_address() -> None:
     "state", [{}, {"a": torch.ones(1)}, models.resnet18().state_dict()], ids=len
 )
 def test_anything_else_is_not(state: dict[str, Tensor], tmp_path: Path) -> None:
-    assert recognised(state) is None
+    assert recognise(state) is None
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="unknown network"):
         Checkpoint.load(tmp_path / "x.pth")

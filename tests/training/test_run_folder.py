@@ -16,7 +16,7 @@ from fcnseg.training.run_folder.resume import (
     refuse_edited,
     stored_options,
 )
-from fcnseg.training.run_folder.state import TrainState, held, save_state
+from fcnseg.training.run_folder.state import TrainState, locked, save_state
 
 DECIDED = {"crop": (32, 32), "upsample": "fixed", "class_weights": "none"}
 """What a training decides by the data, besides the number of epochs."""
@@ -55,7 +55,7 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
 def test_a_run_that_another_process_trains_is_not_to_be_deleted(tmp_path: Path) -> None:
     run = new_run(tmp_path / "mine")
     run.config.write_bytes(b"")
-    with held(run), pytest.raises(OptionError, match="trained by another process") as caught:
+    with locked(run), pytest.raises(OptionError, match="trained by another process") as caught:
         new_run(tmp_path / "mine")
     assert "delete" not in caught.value.hint
 
@@ -137,9 +137,9 @@ def test_two_trainings_in_one_folder(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     run = RunFolder(tmp_path)
     refused = pytest.raises(OptionError, match="is being trained by another process")
-    with held(run), refused, held(run):
+    with locked(run), refused, locked(run):
         pass
-    with held(run):
+    with locked(run):
         pass
 
 

@@ -96,13 +96,13 @@ def load(
     return loaded[0] if len(loaded) == 1 and not tta else averaged(loaded, tta=tta)
 
 
-OF_A_CONFIG = ("model", "engine", "device", "precision", "short_side", "show_bands", "tta")
+LOAD_OPTIONS = ("model", "engine", "device", "precision", "short_side", "show_bands", "tta")
 """The options that select a model and how it is loaded."""
 
 
 def load_as(config: Options, callback: Callback, **others: Any) -> Segmenter:
     """`load` with a command's options, for many images; others: arguments that override them."""
-    chosen = {name: getattr(config, name) for name in OF_A_CONFIG if hasattr(config, name)}
+    chosen = {name: getattr(config, name) for name in LOAD_OPTIONS if hasattr(config, name)}
     return load(**{**chosen, "parallel": True, **others}, callback=callback)
 
 
@@ -114,7 +114,7 @@ def _load_one(
     callback: Callback,
 ) -> Segmenter:
     runner, header = open_engine(path, options, callback)
-    preprocess = preprocess_outside(header, path, short_side)
+    preprocess = remaining_preprocess(header, path, short_side)
     if show_bands is not None:
         preprocess = replace(preprocess, bands=with_shown(preprocess.bands, show_bands))
     reopen = partial(_engine_of, path)
@@ -218,7 +218,7 @@ def open_engine(
     return engine, checkpoint
 
 
-def preprocess_outside(header: Checkpoint, path: Path, short_side: int | None) -> Preprocess:
+def remaining_preprocess(header: Checkpoint, path: Path, short_side: int | None) -> Preprocess:
     """The preprocessing to be done outside a file, with the requested short side.
 
     OptionError when the file resizes images itself, to another short side.

@@ -302,7 +302,7 @@ def published_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
     raise OptionError(f"No published network {spec.backbone!r}; known: {known}.")
 
 
-def recognised(state: State, name: str = "") -> tuple[ModelSpec, Preprocess, State] | None:
+def recognise(state: State, name: str = "") -> tuple[ModelSpec, Preprocess, State] | None:
     """Recognise a published state dict and rename its tensors to ours; None: unknown.
 
     name: of the file.
@@ -315,7 +315,7 @@ def read_published(path: Path) -> tuple[ModelSpec, Preprocess, ClassMap, State]:
 
     CheckpointError for an unknown network.
     """
-    found = recognised(read_state(path), path.name)
+    found = recognise(read_state(path), path.name)
     if found is None:
         raise CheckpointError(
             f"{path} holds weights of an unknown network; known are "

@@ -17,7 +17,7 @@ from fcnseg.config.options import options_of
 from fcnseg.errors import InputError, OptionError, typed
 from fcnseg.files import numbered
 from fcnseg.training.run_folder import RUNS, RunFolder, refuse_run, several_in
-from fcnseg.training.run_folder.state import held, load_state
+from fcnseg.training.run_folder.state import load_state, locked
 
 CHANGEABLE = frozenset((
     "adjust", "calibrate", "device", "patience", "pictures", "report", "save_every", "tensorboard",
@@ -47,7 +47,7 @@ def refuse_taken(out: Path | None) -> None:
     files = (run.state, run.best, run.last, run.config, run.results, run.report, run.dataset)
     taken = next((path for path in files if path.exists()), None)
     if taken is not None:
-        with held(run):  # OptionError if another process trains there
+        with locked(run):  # OptionError if another process trains there
             pass
         raise OptionError(
             f"{out} already contains a run ({taken.name}).",

@@ -271,7 +271,7 @@ if hasattr(os, "register_at_fork"):  # a data loading process may outlive the tr
 
 
 @contextmanager
-def held(run: RunFolder) -> Iterator[None]:
+def locked(run: RunFolder) -> Iterator[None]:
     """Lock a run folder; OptionError when another process is training in it.
 
     The lock ends with this process. Without effect on Windows and file systems without locks.
