@@ -46,7 +46,7 @@ from fcnseg.training.schedule import ENDLESS
 Feed = Callable[[int], Generator[Batch, None, None]]
 """The batches from a step to the end."""
 
-LABELED_ONLY = 0.2
+LABELED_ONLY = 0.5
 """Initial fraction of the training without unlabeled images, until the teacher is good enough."""
 
 RAMP = 0.2

@@ -83,9 +83,9 @@ def test_an_image_is_covered_with_its_neighbours_labels() -> None:
 
 def test_the_weight_rises_after_the_labels_alone() -> None:
     values = [weight_at(done / 100) for done in range(101)]
-    assert values[:20] == [0.0] * 20
+    assert values[:50] == [0.0] * 50
     assert values == sorted(values)
-    assert values[40] == values[100] == 1.0
+    assert values[70] == values[100] == 1.0
 
 
 def test_statistics_of_norms_stay() -> None:
@@ -115,8 +115,9 @@ def test_what_harms(alone: list[float], after: list[float], expected: bool) -> N
 def test_what_counted_is_in_the_table(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (run / "results.csv").open(newline="") as file:
         found = [row["confident"] for row in csv.DictReader(file)]
-    assert found[0] == "", "the first fifth is learned from labels alone"
-    assert all(0 < float(value) <= 1 for value in found[1:])
+    half = len(found) // 2
+    assert found[:half] == [""] * half, "the first half is learned from labels alone"
+    assert all(0 < float(value) <= 1 for value in found[half:])
 
 
 def test_copies_and_bad_images_are_skipped(
