@@ -18,7 +18,7 @@ from fcnseg.config import CheckConfig
 from fcnseg.config.options import spelled
 from fcnseg.datasets import Description, Pair
 from fcnseg.datasets.check import CheckResult, Cleaned, scan_and_check
-from fcnseg.datasets.check.findings import doubtful
+from fcnseg.datasets.check.findings import Finding, label_names
 from fcnseg.datasets.check.summary import suggested_seconds
 from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.describe import files_read, own_parts
@@ -41,6 +41,9 @@ from fcnseg.overwriting import (
 )
 from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.remote.listing import copied
+
+DOUBTFUL = ("covered-picture", "outsized-label")
+"""Codes of findings that only eyes can judge: these images are on the contact sheet."""
 
 
 def check(
@@ -80,7 +83,7 @@ def check(
         text = f"{len(cleaned.repaired)} repaired, {len(cleaned.left_out)} left out"
         callback(Message(f"Wrote {cleaned.written} of {count} pairs to {cleaned.folder}: {text}"))
         result = replace(result, cleaned=cleaned)
-    ahead = doubtful(seen, result.findings)
+    ahead = _doubtful(seen, result.findings)
     if config.html is not None:
         _write_html(config, result, ahead)
         callback(Message(f"Wrote {config.html}"))
@@ -327,3 +330,13 @@ def _write_pair(
         shutil.copyfile(pair.image, image)
     write_labels(truth, labels, seen.description.classes.palette())
     return image, truth
+
+
+def _doubtful(seen: Scanned, findings: Sequence[Finding]) -> list[Pair]:
+    """The pairs that someone should look at."""
+    named = {file for finding in findings if finding.code in DOUBTFUL for file in finding.files}
+    return [
+        pair
+        for number, pair in enumerate(seen.description.pairs)
+        if named and not named.isdisjoint(label_names(seen, [number]))
+    ]

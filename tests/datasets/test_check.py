@@ -171,6 +171,20 @@ def in_coco(root: Path) -> None:
     path.write_text(json.dumps(data))
 
 
+def as_boxes(root: Path) -> None:
+    """Objects of another task: labelme's rectangles around them."""
+    for path in (root / "masks").rglob("*.png"):
+        path.unlink()
+    for path in sorted((root / "images").rglob("*.*")):
+        corners = [[[4, 6], [20, 30]], [[30, 10], [50, 28]]]
+        shapes = [
+            {"label": name, "shape_type": "rectangle", "points": points}
+            for name, points in zip(("disk", "box"), corners, strict=True)
+        ]
+        data = {"imagePath": path.name, "shapes": shapes}
+        path.with_suffix(".json").write_text(json.dumps(data))
+
+
 def one_value_each(root: Path) -> None:
     """Two people drew one thing, one in grey, the other in white."""
     (root / "classes.txt").unlink()
@@ -255,6 +269,7 @@ TROUBLES: dict[str, Trouble] = {
         ("masks",),
     ),
     "drawn-split": Trouble(unsplit, "info"),
+    "boxes": Trouble(as_boxes, "warning"),
     "class-folders": Trouble(in_folders_of_words, "warning"),
     "two-meanings": Trouble(two_meanings, "warning"),
     "one-value-each": Trouble(one_value_each, "warning"),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fcnseg.classes import BINARY, IGNORE
-from fcnseg.datasets import Pair, files_of
+from fcnseg.datasets import files_of
 from fcnseg.datasets.encoding.values import GREY, GREYS
 from fcnseg.datasets.formats.named_masks import class_folders
 from fcnseg.datasets.scan import Scanned
@@ -58,9 +58,6 @@ def counts_by_severity(findings: Sequence[Finding]) -> str:
     parts = [counted(number, words[kind]) for kind, number in counts.items() if number]
     return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:]))) or "No findings"
 
-
-DOUBTFUL = ("covered-picture", "outsized-label")
-"""Codes of findings that only eyes can judge: these images are on the contact sheet."""
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 """The worst first."""
@@ -249,22 +246,13 @@ def _image_properties(seen: Scanned) -> Iterable[Finding]:
             yield Finding("info", code, message, file_names(seen, files), repair)
 
 
-def doubtful(seen: Scanned, findings: Sequence[Finding]) -> list[Pair]:
-    """The pairs that someone should look at."""
-    named = {file for finding in findings if finding.code in DOUBTFUL for file in finding.files}
-    return [
-        pair
-        for number, pair in enumerate(seen.description.pairs)
-        if named and not named.isdisjoint(label_names(seen, [number]))
-    ]
-
-
 def questions(seen: Scanned) -> Iterable[Finding]:
     """What may be one class and is read as two: numbers beside colors, names that are alike; or
     may be two and is read as one."""
     yield from _two_storages(seen)
     yield from _names_alike(seen)
     yield from _class_folders(seen)
+    yield from _unused_list(seen)
 
 
 def _two_storages(seen: Scanned) -> Iterable[Finding]:
@@ -339,4 +327,19 @@ def _class_folders(seen: Scanned) -> Iterable[Finding]:
             f"Are {listed(words)} classes? The label files are in folders of these names, and are "
             f"read as {read}.",
             repair=repair,
+        )
+
+
+def _unused_list(seen: Scanned) -> Iterable[Finding]:
+    """A class list with other numbers or colors than the label files, or of another length."""
+    description = seen.description
+    if description.unused_list:
+        shown = [str(description.encoding.shown(value)) for value in sorted(seen.values.pixels)]
+        yield Finding(
+            "warning",
+            "unused-class-list",
+            f"The class list does not fit the labels, and its names are not used: "
+            f"{description.unused_list}; the label files hold {listed(shown, 8)}.",
+            repair="correct the class list: it gives each class the number or color that is "
+            "stored for it; or write a dataset.toml (--write) and name the classes there",
         )

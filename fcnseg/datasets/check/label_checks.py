@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from fcnseg.classes import VOC_BORDER_COLOR, ClassMap
 from fcnseg.datasets import SPLITS
 from fcnseg.datasets.check.findings import Finding, have, label_names, listed, questions
-from fcnseg.datasets.check.statistics import Frequencies
+from fcnseg.datasets.check.statistics import Frequencies, count_rectangles
 from fcnseg.datasets.encoding.values import GREYS, values_of
+from fcnseg.datasets.formats import read_stored
 from fcnseg.datasets.scan import Scanned
 from fcnseg.errors import counted, percent
 from fcnseg.io.labels import is_lossy
@@ -39,6 +40,9 @@ WEIGHTY = 0.05
 MOST_SHADES = 3
 """More values of which each label file holds one are taken for classes without a word."""
 
+FEW_REGIONS, MOSTLY = 5, 0.6
+"""Of areas that are filled rectangles: how many there are at least, and their fraction."""
+
 PLAIN = frozenset((-1, 0, 255, 65535, 0xFFFFFF, VOC_BORDER_COLOR))
 """Stored values of which nobody doubts that they are no class."""
 
@@ -51,7 +55,7 @@ def label_findings(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     yield from _no_label_names(seen)
     yield from _one_value_each(seen)
     yield from questions(seen)
-    yield from _unused_list(seen)
+    yield from _boxes(seen)
     yield from _classes(seen, classes)
 
 
@@ -106,18 +110,16 @@ def _one_value_each(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _unused_list(seen: Scanned) -> Iterable[Finding]:
-    """A class list with other numbers or colors than the label files, or of another length."""
-    description = seen.description
-    if description.unused_list:
-        shown = [str(description.encoding.shown(value)) for value in sorted(seen.values.pixels)]
+def _boxes(seen: Scanned) -> Iterable[Finding]:
+    """Annotated areas that are rectangles: bounding boxes, drawn for another task."""
+    regions, rectangles = count_rectangles(seen.description, read_stored)
+    if regions >= FEW_REGIONS and rectangles >= MOSTLY * regions:
         yield Finding(
             "warning",
-            "unused-class-list",
-            f"The class list does not fit the labels, and its names are not used: "
-            f"{description.unused_list}; the label files hold {listed(shown, 8)}.",
-            repair="correct the class list: it gives each class the number or color that is "
-            "stored for it; or write a dataset.toml (--write) and name the classes there",
+            "boxes",
+            f"{rectangles} of {counted(regions, 'labelled area')} that were looked at are filled "
+            "rectangles. If they are bounding boxes, a network learns to predict boxes.",
+            repair="annotate the outlines of the objects, or export polygons or masks",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
-from fcnseg.datasets import SPLITS, Encoding
+from fcnseg.datasets import SPLITS, Description, Encoding, Pair
 from fcnseg.datasets.encoding.values import decode_values, values_of
+from fcnseg.datasets.pairing.looks import sample
 from fcnseg.datasets.scan import Scanned
-from fcnseg.errors import percent
+from fcnseg.errors import FcnsegError, percent
+from fcnseg.io.annotations import rectangles_in
+from fcnseg.io.labels import RawLabels
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,25 @@ def count_classes(seen: Scanned) -> Frequencies:
         covered,
         [(np.array(numbers, np.int64), np.array(n, np.int64)) for numbers, n in spread],
     )
+
+
+def count_rectangles(
+    description: Description, read: Callable[[Pair, str, Sequence[str]], RawLabels]
+) -> tuple[int, int]:
+    """Count the labelled areas of a few images, and those that are filled rectangles.
+
+    read: datasets.formats.read_stored. (0, 0) where labels are pixels and not annotations.
+    """
+    encoding = description.encoding
+    if not encoding.terms or encoding.store == "layers":
+        return 0, 0
+    counts = [(0, 0)]
+    for pair in sample(description.pairs):
+        with contextlib.suppress(FcnsegError):
+            values = read(pair, encoding.store, encoding.terms).values
+            counts.append(rectangles_in(values))
+    regions, rectangles = (sum(some) for some in zip(*counts, strict=True))
+    return regions, rectangles
 
 
 def _meanings(encoding: Encoding) -> Callable[[tuple[int, ...]], tuple[list[int], list[int]]]:

@@ -275,3 +275,19 @@ class Cached(Generic[T]):
                 raise cannot_read(path, error) from None
             except PARSE_ERRORS as error:
                 raise MediaError(f"{path} is malformed: {reason(error)}.") from None
+
+
+def rectangles_in(labels: NDArray[np.integer], *, least: int = 64) -> tuple[int, int]:
+    """Count the connected regions of values other than 0, and those that are filled rectangles.
+
+    labels: (H, W). least: smaller regions, in pixels, are not counted.
+    """
+    regions, rectangles = 0, 0
+    for value in np.unique(labels[labels != 0]).tolist():
+        mask = (labels == value).view(np.uint8)
+        stats = cv2.connectedComponentsWithStats(mask)[2][1:]
+        areas = stats[:, cv2.CC_STAT_AREA]
+        filled = areas == stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
+        regions += int(np.count_nonzero(areas >= least))
+        rectangles += int(np.count_nonzero(filled & (areas >= least)))
+    return regions, rectangles
