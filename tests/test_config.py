@@ -84,7 +84,7 @@ def test_wrong_options_say_what_was_expected(
 
 
 def test_a_missing_source_is_said() -> None:
-    with pytest.raises(OptionError, match="SOURCE: a value is needed"):
+    with pytest.raises(OptionError, match="SOURCE is missing; expected: images, videos"):
         InferConfig.make({})
 
 
@@ -112,8 +112,12 @@ def test_every_option_has_a_help_text(config: type) -> None:
     ("config", "values", "says"),
     [
         (TrainConfig, {"lr": -1}, "--lr: expected a number above 0; found -1"),
-        (BenchConfig, {"size": (0, 5)}, "--size: expected a whole number at least 1"),
-        (InferConfig, {}, "SOURCE: a value is needed"),
+        (
+            BenchConfig,
+            {"size": ("0", "5")},
+            "--size: expected a whole number at least 1; found '0'",
+        ),
+        (InferConfig, {}, "SOURCE is missing; expected: images, videos"),
         (CheckConfig, {"data": "folder", "contact": 3}, "--contact: expected a path; found 3"),
     ],
 )

@@ -23,13 +23,40 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from fcnseg.errors import shown
+from fcnseg.errors import percent, shown
+from fcnseg.progress import EpochEnd
 
 
 def line(*parts: str | tuple[str, str]) -> Text:
     """Text assembled from plain parts and (text, style) pairs."""
     pairs = ((part, "") if isinstance(part, str) else part for part in parts)
     return Text.assemble(*((shown(text), style) for text, style in pairs))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text: 9 s, 4:05, 1:02:30."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def epoch_line(event: EpochEnd) -> Text:
+    """The scores of an epoch that has ended."""
+    values = event.values
+    width = len(str(event.epochs))
+    of = f"/{event.epochs}" if event.epochs else ""
+    text = f"epoch {event.epoch:{width}}{of}  loss {values['loss']:.4f}"
+    if "miou" in values:
+        text += f"  mIoU {percent(values['miou'])}"
+    if "pixel_accuracy" in values:
+        text += f"  accuracy {percent(values['pixel_accuracy'])}"
+    if "confident" in values:
+        text += f"  confident {percent(values['confident'], 0)}"
+    if "seconds" in values:
+        text += f"  {duration(float(values['seconds']))}"
+    return line(text, ("  best", "green") if event.best else "")
 
 
 _COMMAND = re.compile(

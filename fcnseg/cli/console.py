@@ -18,17 +18,24 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
-from rich.text import Text
 
-from fcnseg.cli import escape_unencodable, half_blocks, line, plain_console, print_message, runnable
+from fcnseg.cli import (
+    duration,
+    epoch_line,
+    escape_unencodable,
+    half_blocks,
+    line,
+    plain_console,
+    print_message,
+    runnable,
+)
 from fcnseg.config import CONFIGS
-from fcnseg.config.options import Options, flags_of, suggest_option
+from fcnseg.config.options import Options, flags_of, options_of, spelled, suggest_option
 from fcnseg.errors import (
     FailedElsewhere,
     FcnsegError,
     Interrupted,
     is_out_of_memory,
-    percent,
     shown,
 )
 from fcnseg.progress import (
@@ -90,7 +97,7 @@ class Screen:
                     mark = ("warning: ", "yellow") if level == "warning" else ""
                     print_message(self._bar.console, line(mark, runnable(text)))
                 case EpochEnd():
-                    self._bar.console.print(_epoch_line(event), soft_wrap=True)
+                    self._bar.console.print(epoch_line(event), soft_wrap=True)
                 case Progress():
                     self._draw(event)
                 case Preview():
@@ -138,15 +145,6 @@ class _MessageHandler(logging.Handler):
         self._screen(Message(record.getMessage(), "warning" if warns else "info"))
 
 
-def duration(seconds: float) -> str:
-    """Seconds as text: 9 s, 4:05, 1:02:30."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def _value(name: str, value: float | int | str) -> str:
     if name == "left":
         return f"{duration(float(value))} left"
@@ -154,22 +152,6 @@ def _value(name: str, value: float | int | str) -> str:
         text = f"{value:.3g}" if name == "lr" else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
         return f"{text} {name}" if "/s" in name else f"{name} {text}"
     return f"{name} {value}"
-
-
-def _epoch_line(event: EpochEnd) -> Text:
-    values = event.values
-    width = len(str(event.epochs))
-    of = f"/{event.epochs}" if event.epochs else ""
-    text = f"epoch {event.epoch:{width}}{of}  loss {values['loss']:.4f}"
-    if "miou" in values:
-        text += f"  mIoU {percent(values['miou'])}"
-    if "pixel_accuracy" in values:
-        text += f"  accuracy {percent(values['pixel_accuracy'])}"
-    if "confident" in values:
-        text += f"  confident {percent(values['confident'], 0)}"
-    if "seconds" in values:
-        text += f"  {duration(float(values['seconds']))}"
-    return line(text, ("  best", "green") if event.best else "")
 
 
 DEBUG = "FCNSEG_DEBUG"
@@ -319,7 +301,13 @@ def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
         files = (name for name in arguments if name.startswith(option) and Path(name).exists())
         file = next(files, None)
         return f"a file of that name is ./{file}" if file else suggest_option(option, config)
-    if str(error.format_message()).startswith("No such command"):
+    if close := getattr(error, "possibilities", ()):
+        return f"did you mean {' or '.join(close)}?"
+    text = str(error.format_message())
+    if config and " requires 2 arguments" in text:
+        both = next(one for name, one in options_of(config).items() if f"'{spelled(name)}'" in text)
+        return f"give both, with a space between them: {both.metavar}"
+    if text.startswith("No such command"):
         word = next(word for word in arguments if not word.startswith("-")).lower()
         known = {config.command: config.command for config in CONFIGS} | _SYNONYMS
         if word in known:

@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcnseg.classes import is_unnamed
-from fcnseg.cli import bars, line, plain_console, program, runnable
-from fcnseg.cli.console import duration
+from fcnseg.cli import bars, duration, line, plain_console, program, runnable
 from fcnseg.errors import counted, percent, shown, typed, with_name
 
 BAR = 20
@@ -102,7 +101,7 @@ def _show_spread(summary: dict[str, Any]) -> None:
 def show_eval(result: Any) -> None:
     """Print each class's scores, their means, and the errors that reduce the mIoU."""
     report = result.as_dict()
-    table = _table("class", "IoU", "", "precision", "recall", "edge F1", "pixels")
+    table = _table("class", "IoU", "", "precision", "recall", "boundary F1", "pixels")
     for row in report["classes"]:
         scores = (percent(row[key]) for key in ("precision", "recall", "boundary_f1"))
         bar = _bar(row["iou"] or 0.0, BAR // 2)
@@ -116,7 +115,7 @@ def show_eval(result: Any) -> None:
     _print(f"frequency-weighted IoU {percent(report['fw_iou'])}   images {report['images']}{more}")
     _print(
         f"mean Dice {percent(report['mean_dice'])}   boundary IoU "
-        f"{percent(report['boundary_iou'])}   edge F1 {percent(report['boundary_f1'])} "
+        f"{percent(report['boundary_iou'])}   boundary F1 {percent(report['boundary_f1'])} "
         f"({report['protocol']['tolerance']} px)   ECE {percent(report['ece'])}"
     )
     missing = sorted(report["missing"].items(), key=lambda item: -(item[1] or 0))

@@ -218,7 +218,7 @@ class _Bench:
         if source.kind != "video" or source.live:
             source.close()
             raise OptionError(
-                f"A model is timed on a video file; {self._clip} is one {source.kind}.",
+                f"A model is timed on a video file; {self._clip} is no video file ({source.kind}).",
                 hint="omit SOURCE: a synthetic video is timed then",
             )
         return source

@@ -30,7 +30,7 @@ from fcnseg.remote.listing import copied
 from fcnseg.report.tables import has_charts
 from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import parse_loss
-from fcnseg.training.preflight import preflight, refuse_both, refuse_unused
+from fcnseg.training.preflight import preflight, refuse_contradictions, refuse_unused
 from fcnseg.training.run_folder import (
     RunFolder,
     Several,
@@ -96,7 +96,7 @@ def train(
     if (like := config.like) is not None:
         given = options_like(like, given)
         config = TrainConfig.make(given)
-    refuse_both(config)
+    refuse_contradictions(config)
     ranks = init_distributed(config.device)
     callback = log_messages(callback) if ranks.main else no_callback
     if (data := config.data) is not None and isinstance(as_path(data), NonLocalPath):
@@ -259,7 +259,7 @@ def _resume(
         )
     stored = stored_options(run)
     config = continued(stored, asked, run)
-    refuse_both(config)
+    refuse_contradictions(config)
     if config.data is None:
         raise OptionError(
             f"{run.config} names no dataset: it was changed.",

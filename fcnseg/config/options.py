@@ -83,7 +83,9 @@ class Options:
         """Convert and check every value; OptionError for an invalid one."""
         for name, entry in options_of(type(self)).items():
             if (value := getattr(self, name)) is ...:
-                raise OptionError(f"{spelled(name, entry)}: a value is needed.")
+                expected = entry.help[0].lower() + entry.help[1:]
+                text = f"{spelled(name, entry)} is missing; expected: {expected}."
+                raise OptionError(text, hint=f"see `fcnseg {self.command} --help`")
             object.__setattr__(self, name, self.checked(name, value, spelled(name, entry)))
 
     @classmethod
@@ -121,11 +123,10 @@ class Options:
             return dataclasses.replace(given, **options)  # type: ignore[type-var]
         if given is None:
             return cls.make(options)
-        names = (name for name, entry in options_of(cls).items() if entry.argument)
-        if (name := next(names, None)) is None:
-            text = f"{cls.command} takes a {cls.__name__}, or options by name; found {given!r:.80}."
-            raise OptionError(text)
-        return cls.make({name: given, **options})
+        for name in (name for name, entry in options_of(cls).items() if entry.argument):
+            return cls.make({name: given, **options})
+        text = f"{cls.command} takes a {cls.__name__}, or options by name; found {given!r:.80}."
+        raise OptionError(text)
 
     @classmethod
     def load(cls, path: Path, **overrides: Any) -> Self:
@@ -287,7 +288,7 @@ def _number(value: Any, kind: type, entry: Option) -> int | float:
     wanted = " and ".join(
         f"{word} {limit:g}" for word, limit in limits.items() if limit is not None
     )
-    expected = _Unexpected(f"a {'whole ' * (kind is int)}number {wanted}".strip())
+    expected = _Unexpected(f"a {'whole ' * (kind is int)}number {wanted}".strip(), found=value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
         raise expected
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MODEL = "Checkpoint, exported file, run folder or pretrained model (nuclei) (default: the newest run's best)"
-MODELS = f"{MODEL}; of several the probabilities are averaged"
+MODELS = f"{MODEL}; repeatable: the probabilities of several are averaged"
 SHORT_SIDE = "Resize the short side to N pixels; 0 = no resizing (default: the model's)"
 SHOW_BANDS = "Bands that images show as red, green and blue, or one (default: those of these names, else the first three)"
 PAGE = "Page or frame of files that have several (TIFF, GIF, WebP, PNG), from 1 on; all = each is a frame (default: the first, with a warning)"

@@ -237,8 +237,7 @@ def split_pairs(description: Description, split: str) -> tuple[Pair, ...]:
         sizes = ", ".join(f"{name} {count}" for name, count in split_sizes(description).items())
         raise DatasetError(
             f"{description.root} has no pairs for {split!r}; it has {sizes}.",
-            hint="eval scores another part by --split; or put images and labels in a folder "
-            f"called {split}",
+            hint=f"--split names another one; or put images and labels in a folder called {split}",
         )
     return chosen
 

@@ -64,11 +64,6 @@ class Augment:
     def __post_init__(self) -> None:
         if min(self.crop) < 1:
             raise OptionError(f"crop: height and width must be above zero; found {self.crop}.")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise OptionError(
-                f"scale: two numbers above zero, the smaller first; found {self.scale}.",
-                hint="for example --scale 0.75 2",
-            )
 
     def __call__(
         self,

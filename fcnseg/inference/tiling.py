@@ -260,7 +260,9 @@ def parse_tile(tile: str) -> int:
         return 0
     if tile.isdecimal() and int(tile) >= _SMALLEST:
         return int(tile)
-    raise OptionError(f"tile: auto, off or a number of pixels from {_SMALLEST} on; found {tile!r}.")
+    raise OptionError(
+        f"--tile: expected auto, off or a number of pixels, at least {_SMALLEST}; found {tile!r}."
+    )
 
 
 def ramp(tile: Tile) -> NDArray[np.float32]:

@@ -43,10 +43,15 @@ LEARNED = 0.7
 """A batch is overfitted if its loss falls to this fraction or less."""
 
 
-def refuse_both(config: TrainConfig) -> None:
-    """OptionError when both --epochs and --minutes are given."""
+def refuse_contradictions(config: TrainConfig) -> None:
+    """OptionError for values that can't be meant together, before the dataset is read."""
     if config.epochs and config.minutes:
         raise OptionError("--epochs and --minutes both say how long to train.", hint="omit one")
+    low, high = config.scale
+    if low > high:
+        raise OptionError(
+            f"--scale: expected MIN MAX; found {low:g} {high:g}.", hint=f"--scale {high:g} {low:g}"
+        )
 
 
 _AS_RESOLVED = {("class_weights", "none")}

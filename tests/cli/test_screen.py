@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from fcnseg.cli import print_message
-from fcnseg.cli.console import Screen, duration
+from fcnseg.cli import duration, print_message
+from fcnseg.cli.console import Screen
 from fcnseg.progress import EpochEnd, Message, Progress
 
 

@@ -144,12 +144,6 @@ def test_an_empty_crop_is_refused(crop: tuple[int, int]) -> None:
         Augment(crop)
 
 
-@pytest.mark.parametrize("scale", [(0, 1), (2, 1), (-1, 1)])
-def test_a_wrong_scale_is_refused(scale: tuple[float, float]) -> None:
-    with pytest.raises(OptionError, match="scale"):
-        Augment((8, 8), scale=scale)
-
-
 def test_color_strength_zero_changes_nothing() -> None:
     matrix = color_matrix(0.0, np.random.default_rng(0))
     np.testing.assert_allclose(matrix, np.eye(3, 4), atol=1e-9)

@@ -104,7 +104,7 @@ def test_which_run_is_meant(tmp_path: Path) -> None:
 def test_no_such_run(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="No unfinished run in"):
         find_run(TrainConfig(resume=True), tmp_path)
-    with pytest.raises(OptionError, match="No run on data"):
+    with pytest.raises(OptionError, match="was trained on data"):
         find_run(TrainConfig(data=Path("data"), resume=True), tmp_path)
     with pytest.raises(OptionError, match=r"no state\.pt"):
         find_run(TrainConfig(out=tmp_path, resume=True), tmp_path)

@@ -136,7 +136,9 @@ def review(
         except DatasetError as error:
             raise DatasetError(
                 error.message,
-                hint="--unlabeled ranks images without labels, by which are worth labelling",
+                hint="--unlabeled ranks images without labels: which are most worth labeling"
+                if config.data.exists()
+                else error.hint,
                 details=error.details,
             ) from None
         if config.out is not None:

@@ -101,7 +101,7 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
         raise OptionError(f"No unfinished run in {runs}{os.sep}.", hint=hint)
     missing = "" if config.data.exists() else f"; {config.data} does not exist"
     raise OptionError(
-        f"No run on {config.data} in {runs}{os.sep}{missing}.",
+        f"No run in {runs}{os.sep} was trained on {config.data}{missing}.",
         hint="if the dataset was moved since, name the run folder, too: "
         f"fcnseg train {typed(config.data)} --out RUN --resume; without --resume, a new one starts",
     )
