@@ -3,7 +3,7 @@
     pip install label-studio-ml redis rq
     FCNSEG_MODEL=runs/train1 python examples/label_studio_backend.py
 
-In Label Studio: Settings, Model, http://localhost:9090. The project's labelling interface has an
+In Label Studio: Settings, Model, http://localhost:9090. The project's labeling interface has an
 Image and PolygonLabels named as the model's classes; classes that it does not have are left out.
 """
 

@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
         part.add_argument(
             "--seconds", type=float, default=float("inf"), help="start no training after this time"
         )
-        part.add_argument("--only", nargs="+", metavar="CELL", help="names or patterns of --list")
+        part.add_argument("--only", nargs="+", metavar="NAME", help="names or patterns of --list")
         part.add_argument("--list", action="store_true", help="name the trainings and stop")
         part.add_argument("--keep", action="store_true", help="keep the trainings' weights")
         _add_training(part)

@@ -87,6 +87,8 @@ def show_train(result: Any) -> None:
         _show_spread(result.report)
     best = max((one.miou for one in getattr(result, "runs", ())), default=result.miou)
     _print(f"Best mIoU {percent(best)}: {result.best}")
+    if (page := result.run / "report.html").exists():
+        _print(f"Report: {page}")
     _print(f"Next: {program()} infer IMAGES_OR_VIDEO -m {typed(result.run)}")
 
 

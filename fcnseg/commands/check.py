@@ -81,7 +81,8 @@ def check(
             seen, config.fix, lambda done: callback(Progress("copy", done, count, "pairs"))
         )
         text = f"{len(cleaned.repaired)} repaired, {len(cleaned.left_out)} left out"
-        callback(Message(f"Wrote {cleaned.written} of {count} pairs to {cleaned.folder}: {text}"))
+        text = f"Wrote {cleaned.written} of {count} pairs to {cleaned.folder}: {text}"
+        callback(Message(f"{text}. Next: fcnseg train {typed(cleaned.folder)}"))
         result = replace(result, cleaned=cleaned)
     ahead = _doubtful(seen, result.findings)
     if config.html is not None:

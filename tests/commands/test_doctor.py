@@ -135,5 +135,5 @@ def test_missing_extras_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> 
     assert not row.ok
     assert row.advice == "pip install 'fcnseg[timm]'"
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    unlisted = {"dev", "docs", "video"}  # for developers, and what is installed anyway
+    unlisted = {"dev", "docs", "coco", "video"}  # for developers, and what is installed anyway
     assert set(doctor.EXTRAS) == set(declared["optional-dependencies"]) - unlisted

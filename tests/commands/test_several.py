@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -227,6 +228,15 @@ def test_the_terminal_has_the_table(
     said = capsys.readouterr().out
     for word in ("2 seeds", "mean", "std", "mIoU", "pixel accuracy", "star", "infer"):
         assert word in said
+
+
+def test_the_terminal_names_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = SimpleNamespace(run=tmp_path, best=tmp_path / "best.safetensors", miou=0.5)
+    show_train(done)
+    assert "report.html" not in capsys.readouterr().out
+    (tmp_path / "report.html").touch()
+    show_train(done)
+    assert "report.html" in capsys.readouterr().out
 
 
 def test_the_page_has_the_table(seeds: SeveralResult) -> None:

@@ -130,7 +130,7 @@ def test_keys_name_every_class_in_sight(shown):
 def test_scores_are_those_of_the_class_before_and_after(shown, segmenter, image):
     _, section = shown("scores", classes=("disk",))
     assert titles(section) == ["raw scores of disk", "upsampled scores of disk"]
-    assert section.panels[0].note == "24 x 16 cells, stride 4"
+    assert section.panels[0].note == "24 x 16 elements, stride 4"
     cells = segmenter.engine.scores(image[None])[0, 1]
     full = segmenter.logits(image)[1]
     offset = segmenter.engine.network.decoder.offsets[4]
