@@ -74,6 +74,15 @@ def test_images_to_label(drawn_folder: Path, tiny_run: Path, tmp_path: Path) -> 
     assert found["suspects"] == []
 
 
+def test_label_files_are_no_images_to_label(
+    drawn_folder: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    images = len(list((drawn_folder / "images").rglob("*.png")))
+    done = call("review", drawn_folder, "--unlabeled", *options(tiny_run, tmp_path / "out"))
+    assert f"Of {images} images" in done.stdout
+    assert "label images" in done.stderr
+
+
 def test_a_folder_without_labels_says_how_to_go_on(
     drawn_folder: Path, tiny_run: Path, tmp_path: Path
 ) -> None:

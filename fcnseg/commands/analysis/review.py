@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,8 @@ from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.loader import OrError
-from fcnseg.errors import (
-    DatasetError,
-    FcnsegError,
-    InputError,
-    OptionError,
-    shown,
-    to_bytes,
-)
+from fcnseg.datasets.pairing.by_content import without_labels
+from fcnseg.errors import DatasetError, FcnsegError, InputError, OptionError, shown, to_bytes
 from fcnseg.files import shortened
 from fcnseg.inference.evaluation import dataset_for, skipped_image
 from fcnseg.inference.loading import load_as
@@ -36,10 +30,11 @@ from fcnseg.io.annotations.tools import as_labelme
 from fcnseg.io.draw import drawn_classes, overlay
 from fcnseg.io.images import resize_image, write_bytes
 from fcnseg.io.sources import open_source, refuse_sources
-from fcnseg.io.sources.base import Frame
+from fcnseg.io.sources.base import Frame, Source
+from fcnseg.io.sources.listing import collect
 from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import mark, refuse_file, refuse_folder_of_others, refuse_overwriting
-from fcnseg.progress import Callback, Progress, no_callback
+from fcnseg.progress import Callback, Progress, no_callback, skipped_files
 from fcnseg.report import render
 from fcnseg.report.gallery import jpeg, legend
 from fcnseg.report.tables import suspects_table, to_label_table
@@ -134,13 +129,9 @@ def review(
         try:
             checked = examine(config.data, callback, boxes=config.fill_boxes)
         except DatasetError as error:
-            raise DatasetError(
-                error.message,
-                hint="--unlabeled ranks images without labels: which are most worth labeling"
-                if config.data.exists()
-                else error.hint,
-                details=error.details,
-            ) from None
+            hint = "--unlabeled ranks images without labels: which are most worth labeling"
+            hint = hint if config.data.exists() else error.hint
+            raise DatasetError(error.message, hint=hint, details=error.details) from None
         if config.out is not None:
             files = [*model_files(segmenter.files), ("the dataset", config.data)]
             inputs = checked.description.inputs()
@@ -210,7 +201,7 @@ def _warn(failed: Sequence[tuple[str, str]], callback: Callback) -> tuple[tuple[
 def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callback) -> ReviewResult:
     """Rank images of a folder, or frames of a video, without labels."""
     names, unsure, found, thumbnails = [], [], [], []
-    with open_source(str(config.data), callback=callback) as source:
+    with _open_unlabeled(config.data, callback) as source:
         source.bands = segmenter.preprocess.bands
         looked = map_ordered(
             lambda frame: _probabilities(segmenter, frame.pixels), source, segmenter.num_parallel
@@ -232,7 +223,7 @@ def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callbac
     write_bytes(outputs[0], to_bytes(to_label_table(ranked)))
     if "labelme" in config.save:
         wanted = {names[place] for place in chosen}
-        with open_source(str(config.data)) as source:
+        with _open_unlabeled(config.data, no_callback) as source:
             source.bands = segmenter.preprocess.bands
             for frame in (frame for frame in source if frame.name in wanted):
                 labels = segmenter.predict([frame.pixels])[0].labels
@@ -245,6 +236,15 @@ def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callbac
     _write_page(outputs[1], title, config, segmenter, cards)
     classes = segmenter.classes.names
     return ReviewResult(out, tuple(outputs), len(names), classes, to_label=ranked, failed=failed)
+
+
+def _open_unlabeled(path: Path, callback: Callback) -> Source:
+    """The images of a folder without its label files, or the source that the path names."""
+    found = collect([str(path)], without_labels, callback=callback)
+    if found.images and found.videos:
+        videos = skipped_files([file for _, file in found.videos], "give a video by itself")
+        callback(replace(videos, level="warning"))
+    return open_source(found.images or str(path), callback=callback)
 
 
 def _probabilities(segmenter: Segmenter, image: NDArray[np.uint8]) -> NDArray[np.float32]:
