@@ -62,11 +62,11 @@ def _split_of(description: Description, segmenter: Segmenter) -> tuple[str, str]
     here = Provenance.of(description)
     sizes = split_sizes(description)
     if not description.drawn_split:
-        return choose_split(sizes), "the dataset has parts of its own"
+        return choose_split(sizes), "the dataset has its own splits"
     if trained is None:
-        return "all", "the dataset has no parts, and the model does not say what it was trained on"
+        return "all", "the dataset has no splits, and the model does not say what it was trained on"
     if trained.images == here.images:
-        return choose_split(sizes), "the model was trained on what is not scored"
+        return choose_split(sizes), "the model was trained on the other images"
     if trained.root == here.root and segmenter.extra.get("folds"):
         return choose_split(sizes), "the models were trained on folds of the dataset"
     if trained.root == here.root:
@@ -74,7 +74,7 @@ def _split_of(description: Description, segmenter: Segmenter) -> tuple[str, str]
             "the model was trained on the others, but the folder has changed since: some of "
             "these may have been among them"
         )
-    return "all", "the dataset has no parts, and the model was trained on another one"
+    return "all", "the dataset has no splits, and the model was trained on another dataset"
 
 
 def seen_in_folds(description: Description, split: str, segmenter: Segmenter) -> str:

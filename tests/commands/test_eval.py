@@ -211,7 +211,7 @@ def test_a_folder_without_parts_is_scored_as_a_whole(tmp_path: Path, trained: st
         extra = {"trained_on": vars(Provenance.of(other))}
     result, events = run_eval(folder, two_classes(tmp_path, **extra))
     assert (result.report.images, result.split, result.left_out) == (8, "all", {})
-    assert "All pairs are scored: the dataset has no parts" in texts(events)
+    assert "All pairs are scored: the dataset has no splits" in texts(events)
 
 
 @pytest.mark.parametrize("place", ["train", "moved", "grown"])
@@ -239,7 +239,7 @@ def test_a_checkpoint_remembers_what_it_was_trained_on(drawn_folder: Path, tiny_
 def test_parts_that_are_not_scored_are_counted(drawn_folder: Path, tiny_run: Path) -> None:
     result, events = run_eval(drawn_folder, tiny_run)
     assert result.left_out == {"train": 24}
-    assert "Not scored: 24 in train (the dataset has parts of its own)" in texts(events)
+    assert "Not scored: 24 in train (the dataset has its own splits)" in texts(events)
     assert on_split({"train": 24}, "as requested").startswith("Not scored: 24 in train; ")
 
 

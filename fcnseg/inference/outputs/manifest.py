@@ -75,7 +75,7 @@ class Manifest:
         )
 
     def add(self, frame: Frame, file: Path | None = None) -> None:
-        """Record that a frame's outputs are written. file: that contains the frame, if several."""
+        """Record that a frame's outputs are written. file: its container, if not a file itself."""
         path = frame.path or file
         if path is None:
             return
