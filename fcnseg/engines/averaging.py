@@ -193,9 +193,9 @@ class SmoothedEngine(Engine):
 def check_is_video(kind: str) -> None:
     """OptionError for a source that is not a video, a camera or a stream."""
     if kind not in MOVING:
-        found = "one image" if kind == "image" else "a set of images that need not be a sequence"
+        found = "one image" if kind == "image" else "images that need not be consecutive"
         raise OptionError(
-            f"--smooth averages over the frames of a video, a camera or a stream; this is {found}.",
+            f"--smooth averages over the frames of a video, a camera or a stream; found {found}.",
             hint="omit --smooth, or make a video of the images first",
         )
 

@@ -279,9 +279,9 @@ def test_images_are_refused_for_they_do_not_follow_each_other(tmp_path):
     image = moving(count=1)[0][0]
     write_image(tmp_path / "in" / "a.png", image)
     for source, found in [(tmp_path / "in", "images"), (tmp_path / "in" / "a.png", "one image")]:
-        with pytest.raises(OptionError, match=f"video.*this is {found}"):
+        with pytest.raises(OptionError, match=f"video.*found {found}"):
             run(source, tmp_path / "out", smooth=0.5)
-        with pytest.raises(OptionError, match=f"this is {found}"):
+        with pytest.raises(OptionError, match=f"found {found}"):
             list(segmenter().stream(source, smooth=0.5))
     assert not (tmp_path / "out").exists()
 
