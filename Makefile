@@ -29,10 +29,9 @@ check: $(VENV)/.installed-dev
 	MYPY_NUM_WORKERS=2 $(BIN)/mypy
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/python -m typer fcnseg.cli.app utils docs --name fcnseg --output docs/cli.md
+	$(BIN)/python docs/cli.py > docs/cli.md
 	$(BIN)/python docs/schemas/train.py > docs/schemas/train.json
 	$(BIN)/python docs/man.py > docs/fcnseg.1
-	sed -i "s/&#x27;/'/g; s/&quot;/\"/g; s/ \`:/\`:/" docs/cli.md
 
 site: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
