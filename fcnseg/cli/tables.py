@@ -161,9 +161,9 @@ def show_review(result: Any) -> None:
     if found["to_label"]:
         rows = [(row["name"], f"{row['uncertainty']:.3f}") for row in found["to_label"]]
         table = _table("image", "uncertainty", left=2)
-        _print(f"Of {found['images']} images, most worth labelling first:")
+        _print(f"Of {found['images']} images, most worth labeling first:")
     else:
-        table = _table("image", "labelled", "predicted", "pixels", "score", left=3)
+        table = _table("image", "labeled", "predicted", "pixels", "score", left=3)
         rows = [
             (row["name"], row["labelled"], row["predicted"], f"{row['area']:,}",
              f"{row['score']:.3f}")

@@ -113,11 +113,11 @@ def skipped_image(name: str, why: str) -> Message:
 def refuse_meaningless(report: Report, data: Path) -> None:
     """DatasetError for meaningless scores: no labels, only background, or inverted labels."""
     if np.isnan(report.miou):
-        raise DatasetError(f"{data}: no labelled pixel in {report.images} images.")
+        raise DatasetError(f"{data}: no labeled pixel in {report.images} images.")
     here = [index for index, one in enumerate(report.classes) if one.pixels]
     if here == [background_of(report.names)] and len(report.names) > 1:
         raise DatasetError(
-            f"{data}: only {report.names[here[0]]} is labelled in {report.images} images; nothing "
+            f"{data}: only {report.names[here[0]]} is labeled in {report.images} images; nothing "
             "that the model looks for would be scored.",
             hint="fcnseg check DATA shows how the labels were read",
         )

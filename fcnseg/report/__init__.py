@@ -246,7 +246,7 @@ def _confusion(scores: Scores) -> tuple[dict[str, Any], str]:
         "images": top,
     }
     omitted = count - len(kept)
-    return matrix, f"{omitted} classes with fewer labelled pixels are omitted" if omitted else ""
+    return matrix, f"{omitted} classes with fewer labeled pixels are omitted" if omitted else ""
 
 
 def _images_note(count: int, gallery: Gallery) -> str:

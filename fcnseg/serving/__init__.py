@@ -102,7 +102,7 @@ def _bind(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or str(error)
         raise OptionError(
             f"Can't listen on {host}:{port}: {reason}.",
-            hint="is --host an address of this machine? another port: --port N; 0 = a free one",
+            hint="is --host this machine's? another port: --port N, or --port 0 for a free one",
         ) from None
     return bound
 

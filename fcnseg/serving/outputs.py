@@ -33,8 +33,8 @@ MEDIA_TYPES = {
 }
 
 DRAWN = {
-    "heatmap": "the probability of one class as a grey PNG, 255 = 1 (class)",
-    "skip": "what a skip connection adds to the logit of a class, as a grey PNG: 128 = 0, and the "
+    "heatmap": "the probability of one class as a gray PNG, 255 = 1 (class)",
+    "skip": "what a skip connection adds to the logit of a class, as a gray PNG: 128 = 0, and the "
     "header X-Range says what 255 is (class, stride); networks of fuse score only",
 }
 """Outputs that only the server has, with their descriptions."""
@@ -193,7 +193,7 @@ def _encode(
 
 
 def _skip(values: NDArray[np.float32]) -> Reply:
-    """Encode signed values as a grey PNG: 1 to 255, 128 = 0."""
+    """Encode signed values as a gray PNG: 1 to 255, 128 = 0."""
     most = max(float(np.abs(values).max()), 1e-6)
     levels = np.round(values / most * 127 + 128).astype(np.uint8)
     return Reply(encode_image(levels), "image/png", {"X-Range": f"{most:.6g}"})

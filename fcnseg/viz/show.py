@@ -67,7 +67,7 @@ def errors(view: View) -> Section:
     ]
     key += [("no label", IGNORED)] * (not counted.all())
     drawn = paint(view.frame.image, [(kinds == i, COLORS[i]) for i in range(len(KINDS))], ~counted)
-    note = f"{percent((kinds != RIGHT).sum() / total, 1)} of labelled pixels"
+    note = f"{percent((kinds != RIGHT).sum() / total, 1)} of labeled pixels"
     return Section([Panel(drawn, "errors", note)], keys={"errors": key})
 
 

@@ -181,7 +181,7 @@ def open_dataset(
     """
     from fcnseg.inference.evaluation import dataset_for, split_of
 
-    config.refuse(("page",), "on a dataset, whose images are what was labelled")
+    config.refuse(("page",), "on a dataset, whose images are what was labeled")
     data = user_path(config.source[0])
     if len(config.source) > 1 or not (data.is_dir() or data.suffix.lower() in _DATASETS):
         raise _no_labels(needed, " ".join(config.source))

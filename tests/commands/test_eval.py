@@ -297,7 +297,7 @@ def test_other_things_are_not_scored(tmp_path: Path, listed: str) -> None:
 
 def test_only_background_is_no_score(tmp_path: Path, tiny_run: Path) -> None:
     folder = plain_folder(tmp_path / "bare", values=(0, 0))
-    with pytest.raises(DatasetError, match="only background is labelled in 8 images"):
+    with pytest.raises(DatasetError, match="only background is labeled in 8 images"):
         run_eval(folder, tiny_run)
 
 

@@ -148,7 +148,7 @@ def test_one_class_in_the_training_part_is_nothing_to_learn(tmp_path: Path) -> N
     masks(tmp_path / "train", 0)
     masks(tmp_path / "val", 0, 1)
     [finding] = [f for f in examine(tmp_path).findings if f.severity == "error"]
-    assert finding.message.startswith("There is nothing to learn: every labelled pixel of the tr")
+    assert finding.message.startswith("There is nothing to learn: every labeled pixel of the tr")
 
 
 @pytest.mark.parametrize("heading", ["image,mask", "image,labels", "img_path,label_path,split"])

@@ -73,7 +73,7 @@ class ReviewResult:
         if self.to_label:
             rows = [(name, f"{value:.3f}") for name, value in self.to_label]
         else:
-            heading = ("image", "labelled", "predicted", "pixels", "score")
+            heading = ("image", "labeled", "predicted", "pixels", "score")
             rows = [
                 (one.name, self.classes[one.labelled], self.classes[one.predicted],
                  str(one.area), f"{one.score:.3f}")
@@ -232,7 +232,7 @@ def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callbac
         Card(names[place], f"uncertainty {unsure[place]:.3f}", (("image", thumbnails[place]),))
         for place in chosen
     ]
-    title = f"{len(chosen)} of {len(names)} images, most worth labelling first"
+    title = f"{len(chosen)} of {len(names)} images, most worth labeling first"
     _write_page(outputs[1], title, config, segmenter, cards)
     classes = segmenter.classes.names
     return ReviewResult(out, tuple(outputs), len(names), classes, to_label=ranked, failed=failed)
@@ -305,7 +305,7 @@ def cards_of_region(
         ("prediction", overlay(image[part], predicted[part], classes, alpha=0.6)),
     )
     text = (
-        f"labelled {classes.names[one.labelled]} (probability {one.p_labelled:.2f}), predicted "
+        f"labeled {classes.names[one.labelled]} (probability {one.p_labelled:.2f}), predicted "
         f"{classes.names[one.predicted]} ({one.p_predicted:.2f}); {one.area} px, "
         f"score {one.score:.3f}"
     )

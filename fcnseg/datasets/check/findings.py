@@ -177,7 +177,7 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
             f"{have(len(unequal), 'pair')} image and labels of different size: {first} in the "
             "first.",
             label_names(seen, unequal),
-            "give both the same size (labels with nearest-neighbour only); --fix OUT does where "
+            "give both the same size (labels with nearest-neighbor only); --fix OUT does where "
             "the proportions agree and leaves the others out",
         )
 

@@ -156,7 +156,7 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
             "classes', made by JPEG or by resizing with interpolation; each is assigned to the "
             "nearest class.",
             label_names(seen, blurred),
-            "save labels as PNG and resize them with nearest-neighbour; --fix OUT writes PNGs",
+            "save labels as PNG and resize them with nearest-neighbor; --fix OUT writes PNGs",
         )
     elif (
         seen.labels.lossy
@@ -255,7 +255,7 @@ def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 
 def _one_class(seen: Scanned, name: str, *, in_all: bool) -> Finding:
     """A network that only ever sees one class learns to say so everywhere."""
-    where = "every labelled pixel" if in_all else "every labelled pixel of the training images"
+    where = "every labeled pixel" if in_all else "every labeled pixel of the training images"
     repair = "label a second class"
     if seen.description.found.notes:
         repair += ", with areas: lines, points and boxes cover no pixels"
@@ -276,7 +276,7 @@ def _unlabelled(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "unlabelled-picture",
-            f"{have(len(blank), 'image')} no labelled pixel, everything is ignored.",
+            f"{have(len(blank), 'image')} no labeled pixel, everything is ignored.",
             label_names(seen, blank),
             "label them or remove them; they take time and teach nothing",
         )

@@ -250,7 +250,7 @@ def _read_greys(
         reading = _read_listed(values, [(entry, grey) for grey, entry in drawn.items()], ())
         return replace(reading, encoding=replace(reading.encoding, nearest=nearest))
     near = nearest_totals(values, order)
-    why = [f"label values are greys: {', '.join(str(grey) for grey in order)}"]
+    why = [f"label values are grays: {', '.join(str(grey) for grey in order)}"]
     if nearest:
         why.append("values in between were made by compression or resizing; the nearest is taken")
     names: Sequence[str] = ClassMap.numbered(len(order)).names
@@ -280,7 +280,7 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
             return _read_greys(values, levels, entries, nearest=False)
         if list(levels) == [0, IGNORE, LARGEST]:  # masks of 8 bits, others of 16
             both = Encoding("index", ((0,), (IGNORE, LARGEST)))
-            note = f"label values are greys: {IGNORE} or {LARGEST} is the object"
+            note = f"label values are grays: {IGNORE} or {LARGEST} is the object"
             return Reading(both, named(BINARY), None, (note,))
         return _read_without(values, LARGEST, entries=entries)
     if len(levels) > MAX_CLASSES:
@@ -341,7 +341,7 @@ def _read_both_scales(values: Values, entries: Sequence[Entry]) -> Reading:
         for some in reading.encoding.values
     )
     shown = ", ".join(f"{grey} as {index}" for grey, index in values.aliases.items())
-    why = f"some files store greys where others store indices: {shown} is read"
+    why = f"some files store grays where others store indices: {shown} is read"
     return replace(
         reading, encoding=replace(reading.encoding, values=stored), why=(*reading.why, why)
     )

@@ -161,7 +161,7 @@ function matrix() {
       const cell = make("td"), button = make("button", text, { type: "button" });
       button.dataset.cell = `${i},${j}`;
       button.setAttribute("aria-pressed", "false");
-      button.setAttribute("aria-label", `labelled ${names[i]}, predicted ${names[j]}: ${text}`);
+      button.setAttribute("aria-label", `labeled ${names[i]}, predicted ${names[j]}: ${text}`);
       cell.style.background = `rgba(var(--cell), ${(.55 * Math.sqrt(part)).toFixed(3)})`;
       button.addEventListener("click", () => behind(i, j, button));
       cell.append(button);
@@ -189,7 +189,7 @@ function behind(i, j, button) {
     } else item.append(make("span", text));
     list.append(item);
   }
-  const heading = images.length ? `Images with the most pixels labelled ${names[i]}, predicted ${names[j]}:` : `No image has pixels labelled ${names[i]}, predicted ${names[j]}.`;
+  const heading = images.length ? `Images with the most pixels labeled ${names[i]}, predicted ${names[j]}:` : `No image has pixels labelled ${names[i]}, predicted ${names[j]}.`;
   at("behind").replaceChildren(make("p", heading), list);
 }
 
