@@ -191,8 +191,7 @@ def _find(
         return lists.read_pair_list(root), list_folder(root.parent)
     if not root.is_dir() or root.resolve() == Path("/").resolve():
         kind = "the whole file system" if root.is_dir() else "a file"
-        packed = root.is_file() and root.suffix.lower() in PACKED
-        hint = "unpack it, and give the folder" if packed else HINT
+        hint = "unpack it, and give the folder" if root.suffix.lower() in PACKED else HINT
         raise DatasetError(f"{root} is {kind}; a dataset is a folder.", hint=hint)
     listing = list_folder(root, callback)
     sides = declared.sides if declared else ("", _masks_dir(listing, yaml))
@@ -203,10 +202,10 @@ def _find(
     if yaml:
         found = renamed(found, read_yaml_names(yaml))
     found = in_class_folders(in_one_size(in_one_format(found)), listing)
-    in_folds = by_folds(found, listing)
-    if in_folds is None and not all(pair.split for pair in found.pairs):
+    found = by_folds(found, listing) or found
+    if not all(pair.split for pair in found.pairs):
         found = with_own_split(found, listing, yaml)
-    return in_folds or found, listing
+    return found, listing
 
 
 def _find_kind(listing: Listing, layout: str | None) -> Found:

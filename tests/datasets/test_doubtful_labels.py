@@ -343,3 +343,37 @@ def test_predictions_are_no_images_where_these_are_in_folders_of_splits(tmp_path
     description = describe(tmp_path)
     assert agrees(description, truth)
     assert own_split_sizes(description) == {"train": 4, "val": 2}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("image_data/{n}.png", "masks/{word}/{n}_mask.png"),
+        ("Bilder/a ({n}).png", "Masks/{word}/a ({n}).png"),
+        ("{part}/Bilder/{n}.png", "{part}/masks/{n}/{word}.png"),
+        ("img{n}.png", "img{n}_{word}.png"),
+        ("images/{n}.png", "masks/{n}_{word}.png"),
+        ("case {n}/image.png", "case {n}/masks/{word}.png"),
+    ],
+)
+@pytest.mark.parametrize("words", [("car", "road"), ("class_1", "class_2")])
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_masks_of_a_class_each_whatever_folders_are_called(
+    image: str, mask: str, words: tuple[str, str], is_missing: bool, tmp_path: Path
+) -> None:
+    if is_missing and image == "img{n}.png":
+        pytest.skip("which files are masks is told by the images that have all of them")
+    truth = {}
+    for number, picture, labels in scenes(3):
+        part = ("train", "val")[number // 4]
+        name = image.format(n=number + 1, part=part)
+        labels = np.where(labels == 1 + number % 3, 0, labels) if is_missing else labels
+        put(tmp_path / name, picture)
+        for value, word in enumerate(words, 1):
+            if (labels == value).any():
+                file = mask.format(n=number + 1, part=part, word=word)
+                put(tmp_path / file, (labels == value) * np.uint8(255))
+        truth[name] = labels
+    description = describe(tmp_path)
+    assert description.classes.names == ("background", *words)
+    assert agrees(description, truth)

@@ -25,8 +25,8 @@ from fcnseg.datasets.pairing import (
     stem_of,
     without_suffix,
 )
-from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, recurring_terms, term_of
-from fcnseg.datasets.pairing.candidates import means, two_label_sets
+from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, class_number, term_of
+from fcnseg.datasets.pairing.candidates import means, recurring_terms, two_label_sets
 from fcnseg.datasets.pairing.looks import Candidate, look, looks_at, overlap, sample
 from fcnseg.datasets.pairing.path_words import CHUNK
 from fcnseg.errors import MediaError, as_text
@@ -57,10 +57,12 @@ def find_layers(listing: Listing) -> Found | None:
     words = recurring_terms(labels)
     by_image, left = _grouped(labels, lambda name: _owner(name, keys, alone, words))
     if not by_image:
-        by_image, left = _grouped(labels, lambda name: _owner_by_name(name, keys))
-        if not by_image:  # shapes_2018/7.jpeg, annotations/7_square_0.png: no folder in common
-            keys = _without_folders(keys)
-            by_image, left = _grouped(labels, lambda name: _owner_by_name(name, keys, alike=False))
+        bare = _without_folders(keys)  # Bilder/a.png, masks/road/a_mask.png: no folder in common
+        by_image, left = _grouped(labels, lambda name: _owner(name, bare, {}, {}))
+        if max(map(len, by_image.values()), default=0) < 2:
+            by_image, left = _grouped(labels, lambda name: _owner_by_name(name, keys))
+        if not by_image:  # shapes_2018/7.jpeg, annotations/7_square_0.png
+            by_image, left = _grouped(labels, lambda name: _owner_by_name(name, bare, alike=False))
         if all(len(layers) == 1 and not _BRUSH.match(stem_of(layers[0][1]))
                for layers in by_image.values()):  # fmt: skip
             return None  # a_P.png: one label file for each image, in its owner's words
@@ -306,13 +308,14 @@ def with_more_masks(listing: Listing, found: Found) -> Found:
     pairs = []
     for number, pair in enumerate(found.pairs):
         files = (*files_of(pair), *map(listing.path, more.get(number, ())))
-        pairs.append(replace(pair, layers=tuple((term, path) for path in files)))
-    why = f"{len(more)} images have more than one mask: areas of one class"
+        pairs.append(replace(pair, layers=tuple((class_number(p.stem) or term, p) for p in files)))
+    terms = tuple(sorted({word for pair in pairs for word, _ in pair.layers}))
+    why = f"{len(more)} images have more than one mask: areas of {', '.join(terms)}"
     return replace(
         found,
         pairs=tuple(pairs),
         store="layers",
-        terms=(term,),
+        terms=terms,
         orphan_images=tuple(path for path in found.orphan_images if path not in used),
         orphan_labels=tuple(path for path in found.orphan_labels if path not in used),
         why=(*found.why, why),
@@ -320,10 +323,8 @@ def with_more_masks(listing: Listing, found: Found) -> Found:
 
 
 def _further_masks(listing: Listing, pairs: Sequence[Pair], chosen: str) -> dict[int, list[str]]:
-    """The files that differ from a pair's labels in a number at the end, by the pair's number.
-
-    chosen: the folder or pattern of the labels, "" for all.
-    """
+    """The files that differ from a pair's labels in a number at the end, by the pair's number; of
+    the `chosen` folder or pattern of labels, "" for all."""
     owners: dict[str, set[int]] = {}
     used = {path for pair in pairs for path in (pair.image, *files_of(pair))}
     for number, pair in enumerate(pairs):

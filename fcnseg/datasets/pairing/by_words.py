@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -155,9 +155,8 @@ def bare_stem(stem: str) -> str:
 
 
 def find_by_stems(listing: Listing) -> Found | None:
-    """Pairs whatever their folders are called; or of which one file's name begins or ends with the
-    other's, and has something of its own besides (`IMG_1.jpg`, `8f3a0c1d-IMG_1.png`: Label Studio).
-    """
+    """Pairs whatever their folders are called; or of which one file's name ends or begins with the
+    other's and has its own code besides (`IMG_1.jpg`, `8f3a0c1d-IMG_1.png`: Label Studio)."""
     found = pair_by_names(listing, by_stem=True)
     images, labels = split_roles(listing.images)
     if found.pairs or not labels:
@@ -203,6 +202,9 @@ ONE_CLASS = "object"
 
 def term_of(words: Iterable[str]) -> str:
     """The class that words beside an image's name mean: without numbers and words for labels."""
+    words = [*words]
+    if number := class_number("_".join(words)):
+        return number
     kept = [
         part
         for word in words
@@ -210,6 +212,12 @@ def term_of(words: Iterable[str]) -> str:
         if part.lower() not in LABEL_WORDS | FILLERS | {"object", "instance", "obj", "inst"}
     ]
     return "_".join(kept) or ONE_CLASS
+
+
+def class_number(stem: str) -> str:
+    """The class that a name numbers at its end (`a_class_2`); "" for another, 0: background."""
+    found = re.search(r"(?:^|[\W_])(?:class|cls|category|klasse)[\W_]*0*(\d+)$", stem.lower())
+    return "" if found is None else f"class_{found[1]}" if int(found[1]) else "background"
 
 
 def in_one_format(found: Found) -> Found:
@@ -337,13 +345,3 @@ def short_split(pair: Pair, root: Path) -> SplitName:
     """The split that a folder of the image names in two letters."""
     folder = str(pair.image.parent)[start_below(root) :]
     return one_split([_SHORT[token] for token in words_in(folder) if token in _SHORT])
-
-
-def recurring_terms(names: Iterable[str]) -> dict[str, str]:
-    """What files show that words alone tell apart, the same in several folders: stem -> class
-    (`a/masks/liver.png`, `b/masks/liver_2.png`); {} unless all are such."""
-    bare = {name: re.sub(r"[\W_]*\d+$", "", stem_of(name)) for name in names}
-    folders = Counter(word for _, word in {(n.rpartition("/")[0], bare[n]) for n in bare})
-    if any(times < 2 or re.search(r"\d|^$", word) for word, times in folders.items()):
-        return {}
-    return {stem_of(name): term_of([word]) for name, word in bare.items()}

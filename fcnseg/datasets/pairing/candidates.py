@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
 from fcnseg.datasets import Found, Pair, Unusable
-from fcnseg.datasets.pairing import FILLERS, LABEL_WORDS, Listing, without_suffix
+from fcnseg.datasets.pairing import FILLERS, LABEL_WORDS, Listing, stem_of, without_suffix
 from fcnseg.datasets.pairing.by_words import term_of
 from fcnseg.datasets.pairing.looks import (
     TINT,
@@ -325,3 +325,13 @@ def _larger(one: Path, other: Path) -> int:
     if min(first.std(), second.std()) < 1 or np.corrcoef(first, second)[0, 1] < SAME_IMAGE:
         return 0
     return 1 if areas[0] > areas[1] else -1
+
+
+def recurring_terms(names: Iterable[str]) -> dict[str, str]:
+    """What files show that words alone tell apart, the same in several folders: stem -> class
+    (`a/masks/liver.png`, `b/masks/liver_2.png`); {} unless all are such."""
+    bare = {name: re.sub(r"[\W_]*\d+$", "", stem_of(name)) for name in names}
+    folders = Counter(word for _, word in {(n.rpartition("/")[0], bare[n]) for n in bare})
+    if any(times < 2 or re.search(r"\d|^$", word) for word, times in folders.items()):
+        return {}
+    return {stem: term_of([stem]) for stem in map(stem_of, bare)}
