@@ -138,7 +138,7 @@ def test_a_lost_stream_is_taken_up_again():
     assert [frame.index for frame in frames] == list(range(6))
     assert [note.level for note in notes] == ["warning", "info"]
     assert "lost after 3 frames" in notes[0].text
-    assert "2 tries" in notes[1].text
+    assert "2 attempts" in notes[1].text
     assert "secret" not in notes[0].text + frames[0].name
     assert bad.released
     assert not source.failures

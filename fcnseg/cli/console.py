@@ -260,6 +260,9 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
             if (parameter.name or "").endswith("_completion"):
                 parameter.metavar = ""  # switches; the help would show <bool>
         return int(command(arguments, standalone_mode=False) or 0)
+    except OSError as error:  # the help can't be printed
+        print_error(f"{error.strerror or error}.")
+        return 1
     except Exception as error:
         show, status = getattr(error, "format_message", None), getattr(error, "exit_code", None)
         if show is None or status is None:
@@ -267,7 +270,9 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
         else:
-            print_error(_usage_message(error), _usage_hint(error, arguments or sys.argv[1:]))
+            option = getattr(error, "option_name", "") if hasattr(error, "possibilities") else ""
+            message = f"No such option: {option}" if option else str(show())
+            print_error(message, _usage_hint(error, arguments or sys.argv[1:]))
         return int(status)
 
 
@@ -280,12 +285,6 @@ def _configure_process() -> None:
     if not sys.warnoptions:  # e.g. about damaged EXIF data, printed with a line of Pillow's code
         warnings.filterwarnings("ignore", module=r"PIL\.")
     keep_freed_memory()
-
-
-def _usage_message(error: Any) -> str:
-    if hasattr(error, "possibilities"):  # without Typer's own suggestions
-        return f"No such option: {error.option_name}"
-    return str(error.format_message())
 
 
 _SYNONYMS = {"predict": "infer", "segment": "infer", "test": "eval", "version": "--version"}

@@ -161,7 +161,7 @@ def show_review(result: Any) -> None:
     if found["to_label"]:
         rows = [(row["name"], f"{row['uncertainty']:.3f}") for row in found["to_label"]]
         table = _table("image", "uncertainty", left=2)
-        _print(f"Of {found['images']} images, most worth labeling first:")
+        _print(f"Of {counted(found['images'], 'image')}, most worth labeling first:")
     else:
         table = _table("image", "labeled", "predicted", "pixels", "score", left=3)
         rows = [
@@ -169,7 +169,8 @@ def show_review(result: Any) -> None:
              f"{row['score']:.3f}")
             for row in found["suspects"]
         ]  # fmt: skip
-        _print(f"{len(rows)} regions whose labels may be wrong, in {found['images']} images:")
+        images = counted(found["images"], "image")
+        _print(f"{counted(len(rows), 'region')} with labels that may be wrong, in {images}:")
     for row in rows[:10]:
         table.add_row(*row)
     _print(table)

@@ -19,7 +19,7 @@ from fcnseg.datasets.loader import LabelledImages, OrError, Sample, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
 from fcnseg.engines.averaging import SCALES, AveragingEngine
-from fcnseg.errors import DatasetError, FcnsegError, percent, with_name
+from fcnseg.errors import DatasetError, FcnsegError, counted, percent, with_name
 from fcnseg.inference.prediction import Image, PredictedArrays, PredictLabels
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.metrics import Confusion, Report
@@ -113,12 +113,12 @@ def skipped_image(name: str, why: str) -> Message:
 def refuse_meaningless(report: Report, data: Path) -> None:
     """DatasetError for meaningless scores: no labels, only background, or inverted labels."""
     if np.isnan(report.miou):
-        raise DatasetError(f"{data}: no labeled pixel in {report.images} images.")
+        raise DatasetError(f"{data}: no labeled pixel in {counted(report.images, 'image')}.")
     here = [index for index, one in enumerate(report.classes) if one.pixels]
     if here == [background_of(report.names)] and len(report.names) > 1:
         raise DatasetError(
-            f"{data}: only {report.names[here[0]]} is labeled in {report.images} images; nothing "
-            "that the model looks for would be scored.",
+            f"{data}: only {report.names[here[0]]} is labeled in "
+            f"{counted(report.images, 'image')}; nothing that the model looks for would be scored.",
             hint="fcnseg check DATA shows how the labels were read",
         )
     swapped = _miou_if_exchanged(report)

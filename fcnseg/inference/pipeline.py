@@ -17,7 +17,7 @@ from typing import Any
 
 from fcnseg.concurrency import BackgroundWriter, Batches, Prefetcher, map_ordered
 from fcnseg.distributed import Distributed
-from fcnseg.errors import FcnsegError, Interrupted, cannot_write
+from fcnseg.errors import FcnsegError, Interrupted, cannot_write, counted
 from fcnseg.inference.outputs import Renderer, WindowSink
 from fcnseg.inference.outputs.sinks import FolderSink, Sink
 from fcnseg.inference.prediction import PredictedArrays
@@ -288,10 +288,12 @@ class Pipeline:
                 return
 
     def _interrupted(self, outputs: list[Path]) -> Interrupted:
-        total = "" if self._source.count is None else f" of about {self._source.count}"
+        number = counted(self._written, "frame")
+        if self._source.count is not None:
+            number = f"{self._written} of about {counted(self._source.count, 'frame')}"
         kept = f"; what was done is in {_listed(outputs)}" if outputs else ""
         again = f"the same command with {self._resume_with} resumes it" if self._resume_with else ""
-        done = f"Stopped after {self._written}{total} frames{self._where()}"
+        done = f"Stopped after {number}{self._where()}"
         return Interrupted(f"{done}{kept}.", hint=again)
 
     def _where(self) -> str:

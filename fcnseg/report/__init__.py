@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fcnseg import __version__
-from fcnseg.errors import PARSE_ERRORS, from_bytes, points, shown
+from fcnseg.errors import PARSE_ERRORS, counted, from_bytes, points, shown
 from fcnseg.metrics import none_for_nan
 from fcnseg.metrics.regions import MEANINGS
 from fcnseg.metrics.scores import ImageScore, Scores
@@ -81,7 +81,7 @@ def eval_page(
     ranked = [scores.images[place] for place in worst_first(scores)]
     confusion, note = _confusion(scores)
     content = {
-        "title": f"mIoU {_percent(values['miou'])} on {len(ranked)} images",
+        "title": f"mIoU {_percent(values['miou'])} on {counted(len(ranked), 'image')}",
         "summary": f"{shown(protocol['model'])} on {shown(protocol['data'])}, "
         f"split {protocol['split']}",
         "values": values,
@@ -149,7 +149,7 @@ def comparison_page(
         for row in values["images"]
     ]
     content = {
-        "title": f"{len(letters)} models on {len(images)} images",
+        "title": f"{len(letters)} models on {counted(len(images), 'image')}",
         "summary": f"{shown(protocol['data'])}, split {protocol['split']}",
         "values": values,
         "models": {letter: shown(path) for letter, path in values["models"].items()},

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.loader import BatchSampler, Pace
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, counted
 from fcnseg.models.fcn import FCN
 from fcnseg.training.run_folder.state import TrainState
 
@@ -181,9 +181,10 @@ class EpochSchedule:
         minutes = left * pace.seconds_a_step / 60
         if minutes < LONG_MINUTES:
             return ""
+        steps, epochs = counted(left, "more step"), counted(self.sampler.epochs, "epoch")
         return (
-            f"This takes about {minutes:.0f} minutes: {left} more steps, in "
-            f"{self.sampler.epochs} epochs. Fewer --epochs take less; Ctrl-C saves everything."
+            f"This takes about {minutes:.0f} minutes: {steps}, in {epochs}. Fewer --epochs take "
+            "less; Ctrl-C saves everything."
         )
 
 

@@ -26,7 +26,7 @@ from fcnseg.device import precision_name, resolve_precision
 from fcnseg.distributed import Distributed
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, counted
 from fcnseg.inference.evaluation import confusion_report, labels_of
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.metrics import Report
@@ -341,8 +341,8 @@ def _summary(setup: TrainSetup, run: RunFolder, *, images: int, validation_image
     weights = sum(parameter.numel() for parameter in setup.network.parameters())
     return (
         f"{run.folder}: {spec.decoder} on {spec.backbone}, {weights / 1e6:.1f} M weights; "
-        f"{images} images in crops of {_text(setup.crop)}, {validation_images} to validate; "
-        f"{setup.ranks.device}, {precision_name(setup.precision)}"
+        f"{counted(images, 'image')} in crops of {_text(setup.crop)}, "
+        f"{validation_images} to validate; {setup.ranks.device}, {precision_name(setup.precision)}"
     )
 
 

@@ -19,7 +19,7 @@ from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.pairing.by_content import without_labels
 from fcnseg.datasets.pairing.by_words import bare_stem
 from fcnseg.engines.base import Labels
-from fcnseg.errors import DatasetError, MediaError, OptionError, resolved, user_path
+from fcnseg.errors import DatasetError, MediaError, OptionError, counted, resolved, user_path
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import IMAGE_SUFFIXES
@@ -191,7 +191,7 @@ def open_dataset(
         raise _no_labels(needed, str(data), error.message) from None
     split, _ = split_of(config, description, segmenter)
     dataset = dataset_for(segmenter, description, split, callback)
-    callback(Message(f"{len(dataset)} images of {data} ({split})"))
+    callback(Message(f"{counted(len(dataset), 'image')} of {data} ({split})"))
     return DatasetSource(dataset, config.limit), list(description.inputs())
 
 

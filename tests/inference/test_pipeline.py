@@ -535,7 +535,7 @@ def test_ctrl_c_ends_a_window_that_stays(tmp_path, monkeypatch, folder):
         return -1
 
     monkeypatch.setattr("fcnseg.io.cv2.waitKey", wait)
-    with pytest.raises(Interrupted, match="of about 1 frames; what was done is in"):
+    with pytest.raises(Interrupted, match="of about 1 frame; what was done is in"):
         run(image, out, show=True, save=("labels",))
     assert fake.destroyed
     assert len(files(out / "labels")) == 1

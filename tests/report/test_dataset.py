@@ -26,7 +26,7 @@ def run(data: Path, **options: Path) -> CheckResult:
 def test_the_reading_is_one_sentence(tmp_path: Path) -> None:
     stored = [labels * 255 for labels in discs(10)]
     found = examine(write(tmp_path / "one", stored))
-    said = "10 images with labels in masks/ (0/255), not split: 2 are held out for validation."
+    said = "10 images with labels in masks/ (0/255), not split: 2 held out for validation."
     assert found.summary == said
     written.folders(tmp_path / "two", draw_set())
     assert re.match(

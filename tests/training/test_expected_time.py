@@ -26,4 +26,4 @@ def test_a_long_training_says_so(
     assert "This takes about" not in messages(drawn_folder, tmp_path / "short", caplog)
     monkeypatch.setattr(schedule, "LONG_MINUTES", 0)
     text = messages(drawn_folder, tmp_path / "long", caplog)
-    assert "1 more steps, in 1 epochs. Fewer --epochs take less" in text
+    assert "1 more step, in 1 epoch. Fewer --epochs take less" in text

@@ -244,8 +244,8 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
         yield Finding(
             "info",
             "drawn-split",
-            f"The folder has no val part: {sizes[1]} of {sizes[0] + sizes[1]} pairs are used for "
-            "it, with each class in proportion and similar images kept together.",
+            f"The folder has no val part: it gets {sizes[1]} of {sizes[0] + sizes[1]} pairs, "
+            "with each class in proportion and similar images kept together.",
             repair="always the same pairs for the same files; --write dataset.toml lists them",
         )
     if 0 < sizes[0] < FEW_PAIRS:

@@ -88,9 +88,9 @@ def _split(description: Description, own: Mapping[str, int], used: Mapping[str, 
     named = [f"{name} ({own[name]:,})" for name in SPLITS if own.get(name)]
     drawn = used.get("val", 0) if description.drawn_split else 0
     if not named:
-        return f"not split: {drawn:,} are held out for validation" if drawn else "not split"
+        return f"not split: {drawn:,} held out for validation" if drawn else "not split"
     several = ", ".join(named[:-1]) + f" and {named[-1]}" if len(named) > 1 else named[0]
-    held = f"; {drawn:,} of train are held out" if drawn else ""
+    held = f"; {drawn:,} of train held out" if drawn else ""
     return f"split by the folder's {several}{held}"
 
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import MediaError
+from fcnseg.errors import MediaError, counted
 from fcnseg.files import safe_filename
 from fcnseg.io import cv2, has_pyav
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
@@ -185,7 +185,7 @@ class LiveSource(Source):
         """On a new frame, report the end of an interruption."""
         if self._lost is not None:
             gone = self._clock() - self._lost
-            tries = f"{self._tries} tries"
+            tries = counted(self._tries, "attempt")
             self._callback(Message(f"{self.name}: back after {gone:.1f} s, {tries}"))
         self._lost, self._tries = None, 0
 
