@@ -26,6 +26,7 @@ from fcnseg.inference.evaluation import (
     MIOU_RULE,
     arrays_of,
     dataset_for,
+    is_own,
     measure,
     on_split,
     protocol_of,
@@ -220,7 +221,7 @@ def evaluate_split(
     unusable = tuple((dataset.pairs[i].name, error.message) for i, error in scores.unusable)
     for one in unusable:
         callback(skipped_image(*one))
-    refuse_meaningless(scores.report, config.data)
+    refuse_meaningless(scores.report, config.data, own=is_own(checked.description, segmenter))
     result = EvalResult(
         scores,
         protocol_of(config, segmenter, scores, split),

@@ -110,8 +110,18 @@ def skipped_image(name: str, why: str) -> Message:
     return Message(f"Skipped: {with_name(name, why)}", "warning")
 
 
-def refuse_meaningless(report: Report, data: Path) -> None:
-    """DatasetError for meaningless scores: no labels, only background, or inverted labels."""
+def is_own(description: Description, segmenter: Segmenter) -> bool:
+    """Whether the training images of a dataset are those that the model was trained on."""
+    trained = Provenance.from_dict(segmenter.extra.get("trained_on"))
+    return trained is not None and trained.images == Provenance.of(description).images
+
+
+def refuse_meaningless(report: Report, data: Path, *, own: bool = False) -> None:
+    """DatasetError for meaningless scores: no labels, only background, or inverted labels.
+
+    own: the model was trained on the dataset: where it scores worse than its inverse, it has
+    learned little.
+    """
     if np.isnan(report.miou):
         raise DatasetError(f"{data}: no labeled pixel in {counted(report.images, 'image')}.")
     here = [index for index, one in enumerate(report.classes) if one.pixels]
@@ -121,7 +131,7 @@ def refuse_meaningless(report: Report, data: Path) -> None:
             f"{counted(report.images, 'image')}; nothing that the model looks for would be scored.",
             hint="fcnseg check DATA shows how the labels were read",
         )
-    swapped = _miou_if_exchanged(report)
+    swapped = None if own else _miou_if_exchanged(report)
     if swapped is not None:
         raise DatasetError(
             f"{data}: the labels seem to be inverted. As they were read, mIoU is "

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import fcnseg
 from fcnseg.classes import ClassMap
 from fcnseg.commands.analysis.review import review
 from fcnseg.commands.demo.scenes import write_dataset
@@ -21,6 +22,7 @@ from fcnseg.errors import CheckpointError, DatasetError, MediaError
 from fcnseg.inference.evaluation import (
     choose_split,
     confusion_report,
+    is_own,
     on_split,
     refuse_meaningless,
 )
@@ -231,7 +233,7 @@ def test_of_its_own_training_data_a_model_is_scored_on_the_rest(tmp_path: Path, 
     assert run_eval(folder, model, split="all")[0].left_out == {}
 
 
-def test_a_checkpoint_remembers_what_it_was_trained_on(drawn_folder: Path, tiny_run: Path) -> None:
+def test_a_checkpoint_remembers_what_it_is_own(drawn_folder: Path, tiny_run: Path) -> None:
     stored = Checkpoint.load(tiny_run / "best.safetensors").extra["trained_on"]
     assert Provenance.from_dict(stored) == Provenance.of(describe(drawn_folder))
 
@@ -307,8 +309,17 @@ def test_labels_that_are_the_other_way_round_are_found_out() -> None:
     wrong = Report.of(right.matrix[::-1], right.names, 3)
     with pytest.raises(DatasetError, match=r"inverted.*exchanged it is 87\.37 %"):
         refuse_meaningless(wrong, Path("data"))
+    refuse_meaningless(wrong, Path("data"), own=True)  # a model that has learned little
     poor = Report.of(np.array([[10, 990], [0, 10]]), ["background", "crack"], 3)
     refuse_meaningless(poor, Path("data"))  # all crack: bad, but not exchanged
+
+
+def test_a_model_knows_the_dataset_it_is_own(
+    drawn_folder: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    model = fcnseg.load(tiny_run)
+    assert is_own(describe(drawn_folder), model)
+    assert not is_own(describe(plain_folder(tmp_path / "other", values=(0, 1))), model)
 
 
 def test_classes_without_labels_are_counted_by_a_rule_that_is_told() -> None:

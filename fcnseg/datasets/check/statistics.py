@@ -18,7 +18,7 @@ from fcnseg.datasets import SPLITS, Description, Encoding, Pair
 from fcnseg.datasets.encoding.values import decode_values, values_of
 from fcnseg.datasets.pairing.looks import sample
 from fcnseg.datasets.scan import Scanned
-from fcnseg.errors import FcnsegError, percent
+from fcnseg.errors import FcnsegError, counted, percent
 from fcnseg.io.annotations import rectangles_in
 from fcnseg.io.labels import RawLabels
 
@@ -269,7 +269,7 @@ def suggest_epochs(count: int, batch: int) -> tuple[int, str]:
     """How often to go through so many training images, and why."""
     steps = max(1, count // batch)
     epochs = min(300, max(10, -(-STEPS // steps)))
-    return epochs, f"{steps} steps an epoch: about {epochs * steps} steps in all"
+    return epochs, f"{counted(steps, 'step')} an epoch: about {epochs * steps} steps in all"
 
 
 def suggest_class_weights(pixels: Sequence[int], names: Sequence[str]) -> tuple[Weighing, str]:
