@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fcnseg.errors import MediaError
 from fcnseg.io.sources import open_source
@@ -144,6 +145,26 @@ def test_texts_in_other_encodings_than_utf_8_are_no_obstacle(tmp_path):
     with VideoWriter(tmp_path / "b.mp4", Fraction(25), (48, 64), audio=path) as writer:
         writer.write(np.full((48, 64, 3), 90, np.uint8))
     assert not writer.encoder.sound_warning
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_frames_of_mjpeg_that_have_exif(tmp_path, orientation, turns):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = io.BytesIO()
+    Image.fromarray(COLORS).save(data, "JPEG", quality=95, exif=exif)
+    with av.open(str(tmp_path / "a.avi"), "w") as file:
+        stream = file.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDE, HIGH, "yuvj420p"
+        for number in range(3):
+            packet = av.Packet(data.getvalue())
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream = Fraction(1, 25), stream
+            file.mux(packet)
+    with open_source(tmp_path / "a.avi") as source:
+        frames = [frame.image for frame in source]
+    assert len(frames) == 3
+    assert np.abs(frames[0].astype(int) - np.rot90(COLORS, turns)).mean() < 5
 
 
 def test_sound_alone_is_called_so(tmp_path):

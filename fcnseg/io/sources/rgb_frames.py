@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -69,7 +70,12 @@ def _has_alpha(layout: str) -> bool:
 
 def display_matrix(frame: Any) -> tuple[int, ...]:
     """The upper left 2 x 2 of the display matrix, each -1, 0 or 1; identity if it has none."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 raises it for EXIF of a JPEG, which FFmpeg 8 attaches
+        angle = math.radians(frame.rotation)
+        cosine, sine = round(math.cos(angle)), round(math.sin(angle))
+        return cosine, -sine, sine, cosine
     if data is None:
         return _UPRIGHT
     a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
