@@ -1,4 +1,4 @@
-"""A dataset folder as samples. Here: what a folder was found to be, pairs, classes, encoding."""
+"""Read dataset folders. This module: the description of a folder, its pairs and label encoding."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An image file and the file its labels are in.
+    """An image file and its label file.
 
-    split: "" when the folder does not say.
+    split: "" if the folder does not define it.
     name: a relative path without suffix, unique in the dataset, "/" between its parts.
-    part: which entry of a file that holds the labels of many images (COCO's image id).
-    layers: (class name, file), when each class has a file of its own; `labels` is the first.
-    page: which image of files that hold many (TIFF pages, slices of a volume), from 0.
+    part: the entry in a file with the labels of many images (COCO's image id).
+    layers: (class name, file), if each class has a separate file; `labels` is the first.
+    page: the image in files with several (TIFF pages, slices of a volume), from 0.
     """
 
     image: Path
@@ -40,17 +40,17 @@ class Pair:
 class Encoding:
     """How classes are stored in the label files.
 
-    kind: "index": numbers (indices, palette indices, greys); "color": RGB.
+    kind: "index": numbers (indices, palette indices, gray levels); "color": RGB.
     values: the stored values of class 0, 1, ...; a class may have several, or none.
         Colors are packed as r << 16 | g << 8 | b.
-    ignore: stored values of pixels that do not count.
-    nearest: values in between (a lossy or resized file) belong to the nearest declared one;
-        without it a value that is not declared does not count (255).
+    ignore: stored values of ignored pixels.
+    nearest: map other values (in lossy or resized files) to the nearest declared one; otherwise
+        they are ignored (255).
     store: the label format, a name in fcnseg.datasets.formats.
-    terms: what the label files call the stored values 1, 2, ... where they use words
-        (every store but "pixels", "alpha" and "opaque"); 0 is everything else.
-    alone: (value, other): in a file of no values but 0 and `value`, which is else ignored, it
-        stands for what other files store as `other`.
+    terms: the words in the label files for the stored values 1, 2, ... (for all formats except
+        "pixels", "alpha" and "opaque"); 0 is everything else.
+    alone: (value, other): in a file with no values but 0 and `value`, which is otherwise ignored,
+        `value` means the same as `other` in other files.
     """
 
     kind: Literal["index", "color"]
@@ -82,7 +82,7 @@ class Encoding:
 
     @classmethod
     def of(cls, values: Sequence[int], ignore: Sequence[int] = (), **rest: Any) -> Encoding:
-        """Numbers with one stored value for each class."""
+        """An index encoding with one stored value per class."""
         return cls("index", tuple((value,) for value in values), tuple(ignore), **rest)
 
     def class_of(self) -> dict[int, int]:
@@ -90,13 +90,13 @@ class Encoding:
         return {value: index for index, values in enumerate(self.values) for value in values}
 
     def shown(self, value: int) -> int | str:
-        """A stored value as people know it: a color as #rrggbb, a term's number as its word."""
+        """A stored value for display: a color as #rrggbb, a term's number as its word."""
         if self.kind == "color":
             return f"#{value:06x}"
         return self.terms[value - 1] if 1 <= value <= len(self.terms) else value
 
     def in_file(self, stored: Iterable[int]) -> Encoding:
-        """What values mean in a file that holds these."""
+        """The encoding for a file with these stored values; resolves `alone`."""
         if not self.alone or {*stored} - {0} != {self.alone[0]}:
             return self
         value, other = self.alone
@@ -137,13 +137,13 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Reading:
-    """What stored values were taken for.
+    """The meaning of stored values.
 
-    classes: names and colors; numbered names where nothing gives any.
-    ignore_index: the stored ignore value (255 where labels are colors), or None.
-    why: sentences for people. unlabelled: names of a class list that say "no label" (void,
-        unknown), and their stored values, which are ignored; without a name what may be such.
-    unused_list: a class list that does not fit what is stored, and what it lists; "" if none.
+    classes: names and colors; numbered names if none are known.
+    ignore_index: the stored ignore value (255 for colors), or None.
+    why: sentences that explain it. unlabelled: names in a class list that mean "no label" (void,
+        unknown), and their stored values, which are ignored; "" names a value that may mean it.
+    unused_list: a class list that does not fit the stored values, and its content; "" if none.
     """
 
     encoding: Encoding
@@ -156,7 +156,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Unusable:
-    """Entries of an annotation file or list of pairs that can't be used, for one reason."""
+    """Unusable entries of an annotation file or list of pairs, with the reason."""
 
     path: Path
     why: str
@@ -166,16 +166,16 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Found:
-    """What the names in a dataset folder (and its annotation files) say.
+    """The pairs found by the names in a dataset folder and by its annotation files.
 
-    layout: the kind of folder. terms: see Encoding.
-    reading: what the values mean, where the layout's own convention says.
-    orphan_images, orphan_labels: files of one side without a partner.
+    layout: the kind of folder. store, terms: see Encoding.
+    reading: the meaning of the values, if the layout defines it.
+    orphan_images, orphan_labels: files without a partner.
     broken: annotation files that can't be read, and why.
-    notes: what can't be used.
-    left_out: names of the pairs that a dataset.toml leaves out.
-    sides: the folders or patterns of images and labels that a dataset.toml chooses.
-    objects: whether the labels' folder says that they number objects.
+    notes: unusable entries.
+    left_out: names of the pairs that a dataset.toml omits.
+    sides: the folders or patterns of images and labels that a dataset.toml selects.
+    objects: whether the label folder's name says that values number objects.
     """
 
     layout: str
@@ -195,16 +195,16 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Description:
-    """A dataset folder, understood.
+    """The description of a dataset folder.
 
     root: the folder.
     layout: the kind of folder it is, e.g. "camvid", "folders", "voc".
     pairs: every image with labels, sorted by split and name.
     classes: names and colors; `encoding.values` has one entry for each.
-    ignore_index: the stored value of pixels that do not count (11 for CamVid), or None when
-        there is none. In memory it is always 255.
-    drawn_split: whether the val part was chosen by us because the folder has none.
-    why: what it was taken for, and why, a sentence each.
+    ignore_index: the stored value of ignored pixels (11 for CamVid), or None. In memory it is
+        always 255.
+    drawn_split: whether val was split off at random because the folder has none.
+    why: sentences that explain how the folder was interpreted.
     unlabelled, unused_list: see Reading.
     """
 
@@ -221,7 +221,7 @@ class Description:
     found: Found = field(default_factory=lambda: Found("", ()), repr=False)
 
     def inputs(self) -> Iterator[tuple[str, Path]]:
-        """Every image and label file of the dataset, those without a partner, too."""
+        """Yield every image and label file of the dataset, including those without a partner."""
         for pair in self.pairs:
             yield "the image", pair.image
             yield "the labels", pair.labels
@@ -231,7 +231,7 @@ class Description:
 
 
 def split_pairs(description: Description, split: str) -> tuple[Pair, ...]:
-    """The pairs of "train", "val", "test" or "all"; DatasetError when there are none."""
+    """The pairs of "train", "val", "test" or "all"; DatasetError if there are none."""
     chosen = tuple(p for p in description.pairs if split in ("all", p.split))
     if not chosen:
         sizes = ", ".join(f"{name} {count}" for name, count in split_sizes(description).items())
@@ -243,22 +243,22 @@ def split_pairs(description: Description, split: str) -> tuple[Pair, ...]:
 
 
 def split_sizes(description: Description) -> dict[str, int]:
-    """Pairs in each part that has any: {"train": 367, "val": 101}."""
+    """Number of pairs in each non-empty split: {"train": 367, "val": 101}."""
     return sizes(description.pairs)
 
 
 def sizes(pairs: Sequence[Pair]) -> dict[str, int]:
-    """How many of some pairs are in each part."""
+    """Number of these pairs in each split."""
     return dict(Counter(pair.split for pair in pairs))
 
 
 def files_of(pair: Pair) -> tuple[Path, ...]:
-    """The files a pair's labels are in."""
+    """The label files of a pair."""
     return tuple(path for _, path in pair.layers) or (pair.labels,)
 
 
 def name_uniquely(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """Pairs whose names differ: with their split, their file's suffix, a number, where needed."""
+    """Make names unique by adding the split, the suffix, or a number where necessary."""
     for longer in _LONGER_NAMES:
         if len({pair.name for pair in pairs}) == len(pairs):
             return tuple(pairs)

@@ -1,4 +1,4 @@
-"""Augmentation of training samples: crop, scale, flip, rotate, color; parts of other images."""
+"""Augmentation of training samples: crop, scale, flip, rotation, color; mixing two images."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from fcnseg.io.warp import (
 )
 
 MID_GREY = 118.0
-"""Contrast turns about this level (18 % reflectance in sRGB)."""
+"""Fixed point of contrast changes (18 % reflectance in sRGB)."""
 
 HUE_RANGE = math.pi / 3
-"""Hue turns by at most this, in radians, at color strength 1."""
+"""Maximum hue rotation in radians at color strength 1."""
 
 MARGIN = 1 / 8
-"""Of a crop's side: a wanted pixel is not nearer to the crop's edge."""
+"""Minimum distance of a required pixel from the crop's edge, as a fraction of its side."""
 
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
@@ -37,18 +37,18 @@ _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 
 @dataclass(frozen=True)
 class Augment:
-    """How training samples vary.
+    """Random augmentation of training samples.
 
-    crop: (height, width) of what comes out, in pixels.
-    scale: range of the random scale, drawn evenly in its logarithm.
-    flip: chance of a left-right mirror.
-    rotate: degrees it turns at most, about the crop's centre, to either side.
-    color: 0..1, how far brightness, contrast, saturation and hue may go.
-    rare: chance that a crop is chosen to contain a pixel of some class, drawn by `rarity`
-        among the classes in the image; otherwise it may lie anywhere.
-    rarity: how much each class is wanted.
-    mix: what of a second sample is laid over it (see mixing.MIXES), or "none"; mix_share: the
-        chance of that. The dataset does it, which knows other samples.
+    crop: (height, width) of the result, in pixels.
+    scale: range of the random scale, log-uniform.
+    flip: probability of a horizontal flip.
+    rotate: maximum rotation in degrees about the crop's center, in either direction.
+    color: 0..1, strength of brightness, contrast, saturation and hue changes.
+    rare: probability that a crop must contain a pixel of some class, chosen among the classes in
+        the image with the probabilities `rarity`; otherwise crops are uniform.
+    rarity: weight of each class.
+    mix: which part of a second sample is pasted (see MIXES), or "none"; mix_share: its
+        probability. Done by the dataset, which has the other samples.
     """
 
     crop: tuple[int, int]
@@ -75,12 +75,12 @@ class Augment:
         base_scale: float = 1.0,
         rgb: bool = True,
     ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """A variation: image (h, w, C) and labels uint8 (h, w), h and w those of `crop`.
+        """Augment a sample: image (h, w, C) and labels uint8 (h, w) of the size `crop`.
 
-        fill: what is around the image where the crop is larger; its labels are 255.
-        rgb: whether it is uint8 RGB. Of other bands brightness and contrast vary, in all bands
-            alike, contrast about `fill`; there is no hue or saturation to vary.
-        base_scale: a scale every image gets besides the random one.
+        fill: value outside the image; labels there are 255.
+        rgb: whether it is uint8 RGB. For other bands only brightness and contrast are changed,
+            equally in all bands, contrast about `fill`.
+        base_scale: a constant factor of the scale.
         """
         low, high = (math.log(bound) for bound in self.scale)
         scale = base_scale * math.exp(rng.uniform(low, high))
@@ -105,7 +105,7 @@ class Augment:
     def _wanted_point(
         self, labels: NDArray[np.uint8], rng: np.random.Generator
     ) -> tuple[float, float] | tuple[None, None]:
-        """(y, x) of the centre of a pixel that the crop must contain, in pixels; or nothing."""
+        """(y, x) of the center of a pixel that the crop must contain; or (None, None)."""
         if rng.random() >= self.rare:
             return None, None
         counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)[: len(self.rarity)]
@@ -119,9 +119,9 @@ class Augment:
 
 
 def color_matrix(strength: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(3, 4): random brightness, contrast, saturation and hue as one linear map of (r, g, b, 1).
+    """(3, 4): random brightness, contrast, saturation and hue as an affine map of (r, g, b, 1).
 
-    Hue is a rotation in the YIQ plane, so luma stays; saturation scales that plane.
+    Hue is a rotation in the IQ plane, which preserves luma; saturation scales that plane.
     """
     brightness, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3)
     turn = strength * HUE_RANGE * rng.uniform(-1, 1)
@@ -134,9 +134,9 @@ def color_matrix(strength: float, rng: np.random.Generator) -> NDArray[np.float6
 def _corner(
     extent: float, crop: int, rng: np.random.Generator, point: float | None = None
 ) -> float:
-    """Where a crop begins along one axis: inside if the image is larger, around it if not.
+    """The start of a crop along one axis: within the image, or around it if the crop is larger.
 
-    point: what the crop must contain, not at its very edge unless the image ends there.
+    point: coordinate that the crop must contain, with a margin unless the image ends there.
     """
     room = extent - crop
     low, high = min(0.0, room), max(0.0, room)
@@ -152,25 +152,26 @@ Mask = NDArray[np.bool_]
 
 
 def rectangle(labels: NDArray[np.uint8], rng: np.random.Generator) -> Mask:
-    """bool (H, W): a box of the labels' shape, its proportion of the area drawn evenly from 0..1.
+    """bool (H, W): a box with the labels' aspect ratio and a uniform random proportion of the area.
 
-    Its centre lies anywhere, so that what lies outside is cut off, as in the original.
+    Its center is uniform, and it is clipped to the image, as in the original CutMix.
     """
     side = math.sqrt(rng.uniform())
     mask = np.zeros(labels.shape, bool)
     rows, columns = (
-        slice(max(0, round(centre - side * extent / 2)), max(0, round(centre + side * extent / 2)))
-        for centre, extent in ((rng.uniform(0, extent), extent) for extent in labels.shape)
+        slice(max(0, round(center - side * extent / 2)), max(0, round(center + side * extent / 2)))
+        for center, extent in ((rng.uniform(0, extent), extent) for extent in labels.shape)
     )
     mask[rows, columns] = True
     return mask
 
 
 def some_classes(labels: NDArray[np.uint8], rng: np.random.Generator) -> Mask:
-    """bool (H, W): the pixels of half of the classes that occur, drawn evenly."""
-    there = np.unique(labels)
-    there = there[there != IGNORE]
-    chosen = rng.choice(there, (len(there) + 1) // 2, replace=False) if len(there) else there
+    """bool (H, W): the pixels of a random half of the classes in the labels."""
+    present = np.unique(labels)
+    present = present[present != IGNORE]
+    half = (len(present) + 1) // 2
+    chosen = rng.choice(present, half, replace=False) if len(present) else present
     return np.isin(labels, chosen)
 
 
@@ -178,4 +179,4 @@ MIXES: dict[str, Callable[[NDArray[np.uint8], np.random.Generator], Mask]] = {
     "cutmix": rectangle,
     "classmix": some_classes,
 }
-"""What of the second sample is laid over the first, by its labels uint8 (H, W)."""
+"""Name -> mask of the second sample's pasted pixels, from its labels uint8 (H, W)."""

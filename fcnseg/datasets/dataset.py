@@ -1,4 +1,4 @@
-"""Pairs of files -> samples: the labelled images of a dataset folder, varied for training."""
+"""The labeled images of a dataset folder as a torch Dataset, with augmentation for training."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from fcnseg.errors import OptionError, counted
 from fcnseg.models.spec import IMAGENET, Preprocess
 
 MEMORY_FRACTION = 0.25
-"""Of the machine's memory that decoded images may take, all workers together."""
+"""Maximum proportion of the machine's memory for cached decoded images, all workers together."""
 
 FALLBACK_MEMORY = 4 * 2**30
-"""Bytes taken for the machine's memory where the system does not say."""
+"""Memory in bytes assumed if the system does not report it."""
 
 
 class SegmentationDataset(Dataset[Sample]):
-    """The labelled images of one split of a dataset folder.
+    """The labeled images of one split of a dataset folder.
 
     data: a folder, a list of pairs (.csv), a dataset.toml, or the Description of one.
     split: "train", "val", "test" or "all". transforms: called with image, uint8 (H, W, 3) RGB, and
-    labels, uint8 (H, W) with 255 = ignore; the two that it returns take their places.
-    preprocess: a model's (model.preprocess): images are read as it takes them, in its bands and
-    their own type. Without it, as 8-bit RGB.
+    labels, uint8 (H, W) with 255 = ignore; returns their replacements.
+    preprocess: a model's (model.preprocess), to read images with its bands and their own type.
+    Default: 8-bit RGB.
 
-    dataset[index]: (image, labels, name), at the image's own size: any DataLoader of torch can
-    load it, in batches where all images have one size. classes: names and colors.
-    Raises DatasetError where the folder can't be read or has no such split.
+    dataset[index]: (image, labels, name), at the image's own size; works with torch's DataLoader,
+    in batches if all images have the same size. classes: names and colors.
+    Raises DatasetError if the folder can't be read or has no such split.
 
         data = fcnseg.SegmentationDataset("photos", split="train")
         image, labels, name = data[0]
 
-    dataset[epoch, index]: varied by `augment`; everything random about it follows from
-    (seed, epoch, index), whichever worker makes it and in whatever order.
+    dataset[epoch, index]: augmented by `augment`; random numbers depend only on (seed, epoch,
+    index), not on the worker or the order.
 
-    Decoded images stay in memory up to a fraction of the machine's (`cache`); each worker
-    process keeps its own and takes its part of that.
+    cache: keep decoded images in memory, up to a proportion of the machine's, divided among the
+    worker processes, each of which has its own cache.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class SegmentationDataset(Dataset[Sample]):
         name = self.pairs[index].name
         if epoch is None or self.augment is None:
             image, labels = self._read(index)
-            if not image.flags.writeable:  # those in memory are for all epochs
+            if not image.flags.writeable:  # cached
                 image, labels = image.copy(), labels.copy()
             if self.transforms is not None:
                 image, labels = self.transforms(image, labels)
@@ -100,10 +100,10 @@ class SegmentationDataset(Dataset[Sample]):
         return Sample(image, labels, name)
 
     def _checked(self, key: object) -> tuple[int | None, int]:
-        """The epoch, or None, and the number of a sample; IndexError where there is none of it."""
+        """The epoch, or None, and the index of a sample; IndexError if it is out of range."""
         epoch, index = key if isinstance(key, tuple) and len(key) == 2 else (None, key)
         try:
-            found = operator.index(index)  # type: ignore[arg-type] # whether it is one is asked here
+            found = operator.index(index)  # type: ignore[arg-type] # checked here
             number = None if epoch is None else operator.index(epoch)
         except TypeError:
             raise OptionError(
@@ -115,7 +115,7 @@ class SegmentationDataset(Dataset[Sample]):
         return number, found
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the decoded images: a new process starts with none."""
+        """Pickle without the cached images: a new process starts with none."""
         return {**self.__dict__, "_decoded": {}, "_held": 0}
 
     def _varied(
@@ -130,7 +130,7 @@ class SegmentationDataset(Dataset[Sample]):
         return augment(image, labels, rng, fill=fill, base_scale=base, rgb=bands is None)
 
     def to_rgb(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        """What people see of a sample's image: uint8 (H, W, 3) RGB."""
+        """A sample's image for display: uint8 (H, W, 3) RGB."""
         bands = self.preprocess.bands
         return image if bands is None else bands.to_rgb(image)
 
@@ -141,7 +141,7 @@ class SegmentationDataset(Dataset[Sample]):
         image, labels = read_sample(self.pairs[index], self.encoding, self.preprocess.bands)
         worker = get_worker_info()
         room = self._room // (1 if worker is None else worker.num_workers)
-        # Threads may both get here with the last free bytes; one image too many does no harm.
+        # Not thread-safe, but exceeding the limit by one image is harmless.
         if self._held + image.nbytes + labels.nbytes <= room:
             image.flags.writeable = labels.flags.writeable = False  # shared by every epoch
             self._decoded[index] = image, labels

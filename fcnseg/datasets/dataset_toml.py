@@ -1,19 +1,19 @@
-"""dataset.toml: what a folder was found to be, written down where a user can correct it.
+"""dataset.toml: the description of a dataset folder, to be edited by the user.
 
 root = "camvid"              # the folder, relative to this file
 layout = "camvid"            # how pairs are found in it
-images = "last"              # in its place: the folder or pattern of the images,
-labels = "last_msk"          # and of their labels; the rest of this file may then be missing
+images = "last"              # instead of layout: the folder or pattern of the images,
+labels = "last_msk"          # and of the labels; everything below is then optional
 kind = "index"               # index: numbers; color: RGB
-ignore = [11]                # stored values of pixels that do not count
-leave_out = ["0016E5_0803*"] # images that do not count, by name or pattern
+ignore = [11]                # stored values of ignored pixels
+leave_out = ["0016E5_0803*"] # images that are not used, by name or pattern
 
 [[class]]                    # in the order of the class indices
 name = "sky"
-color = "#808080"            # what it is drawn in
-values = [0]                 # what is stored for it; several values merge classes
+color = "#808080"            # for display
+values = [0]                 # its stored values; several values merge classes
 
-[splits]                     # images by name or pattern; without it, as the folder says
+[splits]                     # images by name or pattern; default: as in the folder
 val = ["0016E5_07*"]
 """
 
@@ -52,11 +52,11 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Declared:
-    """What a dataset.toml says.
+    """The content of a dataset.toml.
 
-    splits: split -> names or patterns; {} leaves the folder's own.
-    leave_out: names or patterns of images that do not count.
-    sides: folders or patterns of images and labels. layout, reading: None where it says nothing.
+    splits: split -> names or patterns; {} keeps the folder's own.
+    leave_out: names or patterns of images that are not used.
+    sides: folders or patterns of images and labels. layout, reading: None if not given.
     """
 
     root: Path
@@ -67,12 +67,12 @@ class Declared:
     sides: tuple[str, str] = ("", "")
 
     def applied(self, found: Found) -> Found:
-        """What was found in the folder, with this in place of what the folder says.
+        """What was found in the folder, overridden by this file.
 
-        DatasetError when an image to be left out is not there.
+        DatasetError if an image in leave_out does not exist.
         """
         left_out = _named(found.pairs, self.leave_out)
-        dropped = set(left_out)  # a pattern may mean thousands
+        dropped = set(left_out)  # a pattern may match thousands
         pairs = [pair for pair in found.pairs if pair.name not in dropped]
         if self.splits or self.reading is not None:
             pairs = [*_assign_splits(pairs, self.splits)]
@@ -86,10 +86,10 @@ class Declared:
 def write_declared(
     description: Description, path: Path, *, parts: Sequence[SplitName] = ()
 ) -> None:
-    """Write a description as a dataset.toml; MediaError when it can't be written, OptionError when
-    there is another file of that name.
+    """Write a description as a dataset.toml; MediaError when it can't be written, OptionError if
+    there is a different file of that name.
 
-    parts: whose images are listed; without it, those of a val part that was drawn.
+    parts: splits whose images are listed; default: a randomly chosen validation split.
     """
     encoding = description.encoding
     lines = [
@@ -137,26 +137,26 @@ def write_declared(
 
 
 def _listed(pairs: Sequence[Pair], part: SplitName) -> list[str]:
-    """The lines that name the images of a part; none where there are none."""
+    """The lines that list the images of a split; none for an empty split."""
     names = [f"  {toml_value(pair.name)}," for pair in pairs if pair.split == part]
     return [f"{part} = [", *names, "]"] if names else []
 
 
 def read_declared(path: Path) -> Declared:
-    """What a dataset.toml says; DatasetError, naming what is wrong, when it does not."""
+    """Read a dataset.toml; DatasetError for an invalid one."""
     try:
         data = tomllib.loads(from_bytes(path.read_bytes()))
     except OSError as error:
         raise cannot_read(path, error, DatasetError) from None
-    except PARSE_ERRORS as error:  # TOMLDecodeError; numbers and nesting beyond what Python reads
+    except PARSE_ERRORS as error:  # TOMLDecodeError; numbers or nesting beyond Python's limits
         raise DatasetError(f"{path} is not a TOML file: {reason(error)}.") from None
-    strange = set(data) - _KEYS
+    unknown = set(data) - _KEYS
     needed = {"root"} if {"images", "labels"} & set(data) else {"root", "layout", "class"}
-    if strange or not needed <= set(data):
+    if unknown or not needed <= set(data):
         missing = needed - set(data)
         what = (
-            f"unknown: {', '.join(sorted(strange))}"
-            if strange
+            f"unknown: {', '.join(sorted(unknown))}"
+            if unknown
             else (f"missing: {', '.join(sorted(missing))}")
         )
         raise DatasetError(
@@ -180,7 +180,7 @@ def read_declared(path: Path) -> Declared:
 def _assign_splits(
     pairs: Sequence[Pair], splits: Mapping[SplitName, tuple[str, ...]]
 ) -> tuple[Pair, ...]:
-    """Pairs in the splits a dataset.toml names; others keep theirs, or are for training."""
+    """Assign the splits of a dataset.toml; other pairs keep theirs, or are for training."""
     exact = {as_text(name): split for split, names in splits.items() for name in names}
     patterns = [(name, split) for name, split in exact.items() if set(name) & set("*?[")]
 
@@ -195,7 +195,7 @@ def _assign_splits(
 
 
 def _named(pairs: Sequence[Pair], names: Sequence[str]) -> list[str]:
-    """The pairs' names that these names or patterns mean; DatasetError when one means none."""
+    """The pairs' names that match these names or patterns; DatasetError if one has no match."""
     by_text: dict[str, list[str]] = {}
     for pair in pairs:
         by_text.setdefault(as_text(pair.name), []).append(pair.name)
@@ -250,14 +250,14 @@ def _side(data: Mapping[str, Any], side: str) -> str:
 
 
 def _splits(data: Mapping[str, Any]) -> dict[SplitName, tuple[str, ...]]:
-    strange = set(data) - set(SPLITS)
-    if strange:
-        raise DatasetError(f"no split {min(strange)!r}; known: train, val, test.")
+    unknown = set(data) - set(SPLITS)
+    if unknown:
+        raise DatasetError(f"no split {min(unknown)!r}; known: train, val, test.")
     return {split: _strings(data[split], split) for split in SPLITS if split in data}
 
 
 def _stored(value: Any, terms: Sequence[str]) -> int:
-    """A stored value as a number: "#rrggbb" is a packed color, a word its term's number."""
+    """A stored value as a number: "#rrggbb" becomes a packed color, a word its term's number."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"values are whole numbers, colors or words; found {value!r}")
     if isinstance(value, int):
@@ -272,7 +272,7 @@ def _hex(color: str) -> int:
 
 
 def _root_from(root: Path, path: Path) -> str:
-    """The folder as seen from the file that names it."""
+    """The folder's path relative to the file."""
     try:
         return Path(os.path.relpath(root.resolve(), path.resolve().parent)).as_posix()
     except ValueError:  # on another drive of Windows

@@ -1,6 +1,6 @@
-"""What dataset folders look like: a folder -> Description.
+"""Determine the layout, pairs and classes of a dataset folder: a folder -> Description.
 
-`describe` reads the names, then every label file once (what is stored decides what classes are).
+`describe` reads the names, then every label file once, as the stored values determine the classes.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from fcnseg.progress import Callback, no_callback, progress_reporter
 
 
 def _find_named(listing: Listing) -> Found:
-    """Pairs by names, unless those agree by chance, and folders say more: a folder for each image
-    with the files of its things (`0/0.png`, `0/masks/0.png`, `0/masks/1.png`)."""
+    """Pairs by names, unless a folder per image with files for its objects (`0/0.png`,
+    `0/masks/0.png`, `0/masks/1.png`) explains more files."""
     found = pair_by_names(listing)
     if not (found.pairs and found.orphan_labels):
         return found
@@ -64,15 +64,15 @@ def _find_named(listing: Listing) -> Found:
 
 
 FINDERS: Mapping[str, Finder] = {
-    "labelme-folders": FORMATS["labelme-folders"],  # numbers that differ in their meaning
+    "labelme-folders": FORMATS["labelme-folders"],  # numbers whose meaning differs by image
     "ade20k-json": FORMATS["ade20k-json"],
     "open-images": Finder(find_open_images, needs=(".csv",)),
     "list": Finder(lists.find_pair_list, needs=(*lists.LIST_SUFFIXES, ".json")),
-    "stacks": FORMATS["stacks"],  # of which other finders would see the first page
+    "stacks": FORMATS["stacks"],  # other finders would see only the first page
     "voc": Finder(layouts.find_voc, needs=("imagesets/segmentation/",)),
     "cityscapes": Finder(layouts.find_cityscapes, needs=("_leftimg8bit.", "image_2/")),
     "ade20k": Finder(layouts.find_ade20k, needs=("ade_",)),
-    "panoptic": FORMATS["panoptic"],  # its PNGs are no label images
+    "panoptic": FORMATS["panoptic"],  # its PNGs are not label images
     "folders": Finder(_find_named),
     "layers": Finder(find_layers),
     "coco": Finder(find_coco, needs=(".json",)),
@@ -84,17 +84,17 @@ FINDERS: Mapping[str, Finder] = {
     "cityscapes-json": FORMATS["cityscapes-json"],  # RailSem19 has masks, too
     "json": ANY_JSON,
 }
-"""The kinds of folders, the most particular first: the first that finds pairs is taken."""
+"""Finders by layout, most specific first; the first that finds pairs is used."""
 
 _ALIASES = {"camvid": "folders", "side by side": "folders", "cvat": "voc"}
-"""Layouts that another's finder finds."""
+"""Layouts found by another one's finder."""
 
 
 def describe(data: str | Path, callback: Callback = no_callback) -> Description:
-    """What a dataset is; DatasetError when it can't be trained or scored on.
+    """Describe a dataset; DatasetError if it can't be used for training or scoring.
 
-    data: a folder, a list of pairs (.csv, .txt) or a dataset.toml. The same content gives the
-    same description, splits included.
+    data: a folder, a list of pairs (.csv, .txt) or a dataset.toml. Deterministic, including
+    splits.
     """
     return scan(data, callback).description
 
@@ -106,9 +106,9 @@ def scan(
     images: bool = False,
     boxes: bool = False,
 ) -> Scanned:
-    """`describe`, with what was seen in the files.
+    """`describe`, with the results of scanning the files.
 
-    images: look at all images as well. boxes: boxes among outlines are filled, not ignored.
+    images: scan all images as well. boxes: fill boxes among outlines instead of ignoring them.
     """
     if not isinstance(data, str | Path) or path_fault(data) is not None:
         raise DatasetError(f"A dataset is a path; found {data!r:.60}.")
@@ -157,13 +157,13 @@ def scan(
 
 
 def own_split_sizes(description: Description) -> dict[str, int]:
-    """Pairs in each part as the folder itself names them; {} when it names none."""
+    """Number of pairs in each split as defined by the folder; {} if it defines none."""
     pairs = description.found.pairs
     return sizes(sort_pairs(pairs)) if any(pair.split for pair in pairs) else {}
 
 
 def own_parts(description: Description) -> list[SplitName]:
-    """The part of each pair as the folder itself names it; those in use where it names none."""
+    """The split of each pair as defined by the folder; if it defines none, those in use."""
     pairs = description.found.pairs
     if not any(pair.split for pair in pairs):
         return [pair.split for pair in description.pairs]
@@ -172,20 +172,20 @@ def own_parts(description: Description) -> list[SplitName]:
 
 
 def files_read(description: Description, written: Iterable[Path]) -> list[Named]:
-    """A dataset's images and labels; of files to be written, all others in its folder."""
+    """A dataset's images and labels, and files in its folder that would be overwritten."""
     return [*description.inputs(), *others_in(description.root, written)]
 
 
 def _files(pair: Pair) -> tuple[str, str, str]:
-    """What tells a pair from all others; text is hashed much faster than paths are."""
+    """A key that identifies a pair; str is hashed much faster than Path."""
     return str(pair.image), str(pair.labels), pair.part
 
 
 def _find(
     root: Path, declared: Declared | None, yaml: Path | None, callback: Callback
 ) -> tuple[Found, Listing]:
-    """The pairs of a folder or a list; DatasetError, saying what is there, for none."""
-    if not os.path.exists(root):  # noqa: PTH110 - of a name too long for a disk, too
+    """The pairs of a folder or a list; DatasetError, with what was found, if there are none."""
+    if not os.path.exists(root):  # noqa: PTH110 - also handles names that are too long
         raise DatasetError(f"There is no folder {root}.", hint="check the path")
     if root.is_file() and root.suffix.lower() in lists.LIST_SUFFIXES:
         return lists.read_pair_list(root), list_folder(root.parent)
@@ -209,9 +209,9 @@ def _find(
 
 
 def _find_kind(listing: Listing, layout: str | None) -> Found:
-    """The pairs as the first finder finds them (of a `layout`: its finder); DatasetError for none.
+    """The pairs of the first successful finder, or of that of `layout`; DatasetError for none.
 
-    Files that are left over may show that others are meant.
+    If files remain unpaired, other pairings are considered, too.
     """
     name = _ALIASES.get(layout, layout) if layout else None
     if name and name not in FINDERS:
@@ -235,7 +235,7 @@ def _find_kind(listing: Listing, layout: str | None) -> Found:
 
 
 def _uses_every_file(found: Found, listing: Listing) -> bool:
-    """Whether each image file is the image or the labels of one pair."""
+    """Whether each image file is the image or the labels of exactly one pair."""
     return (
         found.store == "pixels"
         and len({pair.labels for pair in found.pairs}) == len(found.pairs)
@@ -245,9 +245,9 @@ def _uses_every_file(found: Found, listing: Listing) -> bool:
 
 
 def _masks_dir(listing: Listing, yaml: Path | None) -> str:
-    """The folder of labels that a data.yaml names (`masks_dir:`), relative to the listing's; "".
+    """The label folder in a data.yaml (`masks_dir:`), relative to the listing's root; else "".
 
-    yaml: the file, if it was given; else those of the folder are looked at.
+    yaml: the file, if it was given; else those in the folder are used.
     """
     files = [yaml] if yaml else map(listing.path, listing.with_suffix(".yaml", ".yml"))
     for path in files:
@@ -262,15 +262,15 @@ HINT = (
     "DATA/images/a.jpg and DATA/masks/a.png, or DATA/train/images, DATA/train/masks, "
     f"DATA/val/images ...; {CHOOSE}"
 )
-"""What a folder should be like."""
+"""The expected structure of a folder."""
 
 _EMBEDDED = marks(b'"imageData"', b'"shapes"')
 
 
 def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
-    """The DatasetError for a folder without a pair: what is there, and what is expected.
+    """The DatasetError for a folder without pairs: what was found and what was expected.
 
-    lost: what an annotation file says of other images than those that are here.
+    lost: entries of an annotation file about missing images.
     """
     root = listing.root
     if not listing.files:
@@ -306,7 +306,7 @@ def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
 
 
 def _prose_in(listing: Listing) -> str:
-    """A file that is called like a class list and holds sentences; ""."""
+    """A file named like a class list that contains sentences; else ""."""
     texts = listing.named("classes.txt", "labels.txt", "names.txt")
     return next((name for name in texts if holds_sentences(listing.path(name))), "")
 
@@ -319,10 +319,10 @@ def _read(
     listing: Listing,
     yaml: Path | None,
 ) -> Reading:
-    """What the values mean: a published convention's, else as found out.
+    """The meaning of the values: of a published dataset, else inferred.
 
-    pairs: what was found, in the order of the counts.
-    yaml: a data.yaml that was given in place of the folder; it names the classes.
+    pairs: in the order of the counts.
+    yaml: a data.yaml that was given instead of the folder; it defines the class names.
     """
     if values.pixels and found.reading is not None:
         return found.reading

@@ -1,4 +1,4 @@
-"""The parts of a dataset that we draw: validation images where a folder has none, and folds."""
+"""Random splits: validation images for a folder without any, and cross-validation folds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fcnseg.errors import OptionError, counted
 
 @dataclass(frozen=True)
 class Fold:
-    """One of the folds of a cross-validation. number: from 0. of: how many. seed: of the draw."""
+    """A cross-validation fold. number: from 0. of: number of folds. seed: of the random split."""
 
     number: int
     of: int
@@ -36,7 +36,7 @@ class Fold:
 
 
 def with_val(scanned: Scanned) -> Scanned:
-    """The same with a val part; groups of similar images and videos stay together."""
+    """Add a random validation split; groups of similar images and videos stay together."""
     pairs = scanned.description.pairs
     training = [i for i, pair in enumerate(pairs) if pair.split == "train"]
     groups, present, (videos, longest) = _to_draw(scanned, VAL_FRACTION)
@@ -46,10 +46,10 @@ def with_val(scanned: Scanned) -> Scanned:
 
 
 def with_fold(scanned: Scanned, fold: Fold) -> Scanned:
-    """The same with a fold's images in val, and all others of train and val in train.
+    """Move a fold's images to val, and all others of train and val to train.
 
-    Drawn as a val part is: each class in proportion, similar images, videos and the pages of a file
-    together. OptionError where there are fewer such groups than folds.
+    Stratified by class; similar images, videos and the pages of a file stay together. OptionError
+    if there are fewer such groups than folds.
     """
     pairs = scanned.description.pairs
     ours = [i for i, pair in enumerate(pairs) if pair.split in ("train", "val")]
@@ -80,9 +80,9 @@ _Videos = tuple[Sequence[Video], int]
 def _to_draw(
     scanned: Scanned, fraction: float, together: Sequence[tuple[int, int]] = ()
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], _Videos]:
-    """Of all pairs: their groups (N,), which classes they have (N, K); the videos among them.
+    """For all pairs: their groups (N,), their classes (N, K), and the videos among them.
 
-    fraction: of the pairs, that is drawn at a time. together: pairs that are in one group, too.
+    fraction: size of a split. together: further pairs to put into one group.
     """
     pairs, images = scanned.description.pairs, scanned.images
     videos = find_videos(pairs, images)
@@ -93,7 +93,7 @@ def _to_draw(
 
 
 def _pages(pairs: Sequence[Pair], ours: Sequence[int], folds: int) -> list[tuple[int, int]]:
-    """(i, j) for pairs of one file of many images, unless there are fewer files than folds."""
+    """(i, j) for pairs that are pages of the same file, unless there are fewer files than folds."""
     first: dict[str, int] = {}
     found = [(first.setdefault(str(pairs[i].image), i), i) for i in ours]
     return [both for both in found if both[0] != both[1]] if len(first) >= folds else []
@@ -102,7 +102,7 @@ def _pages(pairs: Sequence[Pair], ours: Sequence[int], folds: int) -> list[tuple
 def _with_splits(
     scanned: Scanned, splits: Mapping[int, SplitName], why: str, *, drawn: bool
 ) -> Scanned:
-    """The same with some pairs, by number, in other parts. why: a sentence on that."""
+    """Assign other splits to some pairs, by index. why: a sentence that explains it."""
     before = scanned.description
     order = sort_pairs(
         [
@@ -137,7 +137,7 @@ def _with_splits(
 
 
 def _longest_kept(videos: Sequence[Video], count: int, fraction: float) -> int:
-    """The most frames kept together: all, unless a video is more than half of everything."""
+    """Maximum frames of a video kept together: all, unless it has over half of all images."""
     longest = max((len(video.members) for video in videos), default=0)
     return max(1, round(count * fraction / 2)) if longest > count / 2 else max(1, longest)
 
@@ -152,7 +152,7 @@ def _split_reason(count: int, videos: Sequence[Video], longest: int) -> str:
 
 
 def presence(counts: CountsOfFiles, encoding: Encoding, kind: str) -> NDArray[np.bool_]:
-    """bool (N, K): which classes each label file has. kind: that of the dataset's values."""
+    """bool (N, K): which classes each label file contains. kind: of the dataset's values."""
     index = encoding.class_of()
     present = np.zeros((len(counts), len(encoding.values)), np.bool_)
     for row, one in enumerate(counts):

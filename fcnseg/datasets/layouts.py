@@ -1,4 +1,4 @@
-"""Folders with pairs of a known kind: published data sets, and lists of pairs."""
+"""Layouts of published datasets: folders, and the meaning of stored values."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _VOC_LABELS = re.compile(r"^SegmentationClass(Aug)?$")
 _ADE_IMAGE = re.compile(r"^ADE_(train|val|frame)_\d{8}$")
 
 _KITTI_360_IDS = 46
-"""KITTI-360 numbers more kinds of things than Cityscapes' 34; all are ignored."""
+"""KITTI-360 has more label ids than Cityscapes' 34; the additional ones are ignored."""
 
 _CITYSCAPES_KINDS = ("labeltrainids", "labelids", "color", "instanceids")
 
@@ -88,7 +88,7 @@ def find_voc(listing: Listing) -> Found | None:
 
 
 def _refuse_two_versions(listing: Listing, images: Mapping[str, str]) -> None:
-    """DatasetError where SegmentationClassAug (of SBD) stands beside SegmentationClass."""
+    """DatasetError if there are both SegmentationClass and SegmentationClassAug (of SBD)."""
     sides = []
     for folder in ("SegmentationClass/", "SegmentationClassAug/"):
         found = [
@@ -105,9 +105,9 @@ def _refuse_two_versions(listing: Listing, images: Mapping[str, str]) -> None:
 
 
 def find_cityscapes(listing: Listing) -> Found | None:
-    """Cityscapes' folders: leftImg8bit, and gtFine (or gtCoarse) with several files an image."""
+    """Cityscapes' folders: leftImg8bit, and gtFine (or gtCoarse) with several files per image."""
     images = [name for name in listing.images if "_leftImg8bit." in name]
-    if listing.named("label_colors.txt"):  # other classes in the same form, as CVAT exports them
+    if listing.named("label_colors.txt"):  # CVAT's export of other classes in this layout
         return None
     if not images:
         return _find_kitti(listing)
@@ -127,7 +127,7 @@ def find_cityscapes(listing: Listing) -> Found | None:
 
 
 def _find_kitti(listing: Listing) -> Found | None:
-    """KITTI's segmentation benchmark: image_2 beside semantic, with Cityscapes' numbers."""
+    """KITTI's segmentation benchmark: image_2 and semantic, with Cityscapes' label ids."""
     pairs = []
     known = {name for name in listing.images if "semantic/" in name}
     for name in (name for name in listing.images if "image_2/" in name):
@@ -144,7 +144,7 @@ def _find_kitti(listing: Listing) -> Found | None:
 
 
 def find_ade20k(listing: Listing) -> Found | None:
-    """ADE20K's scene parsing folders: images and annotations, training and validation."""
+    """ADE20K's scene parsing folders: images and annotations, each training and validation."""
     images = [name for name in listing.images if "ADE_" in name]
     if not any(_ADE_IMAGE.match(stem_of(name)) for name in images):
         return None
@@ -160,7 +160,7 @@ def find_ade20k(listing: Listing) -> Found | None:
 
 
 def _read_camvid(found: Found, values: Values) -> Reading | None:
-    """SegNet's: CamVid's own file names, or a largest value that only its convention explains."""
+    """SegNet's version of CamVid, by CamVid's file names or by the largest value."""
     largest = max(values.pixels)
     if values.kind != "index" or largest > CAMVID_VOID:
         return None
@@ -189,7 +189,7 @@ def _read_voc(found: Found, values: Values) -> Reading | None:
 
 
 def _read_voc_labels(found: Found, values: Values) -> Reading | None:
-    """The same, where the folder of labels is called as VOC's or the augmented set's."""
+    """VOC, if the label folder is named SegmentationClass or SegmentationClassAug."""
     called = all(_VOC_LABELS.match(pair.labels.parent.name) for pair in found.pairs)
     return _read_voc(found, values) if called else None
 
@@ -224,7 +224,7 @@ def _read_instance_ids(_: Found, values: Values) -> Reading | None:
 
 
 def published(found: Found, values: Values) -> Reading | None:
-    """What stored values mean by a published convention, told by the layout or the files' paths."""
+    """The meaning of stored values in a published dataset, identified by layout or file paths."""
     if not values.pixels:
         return None
     reading = _PUBLISHED[found.layout](found, values) if found.layout in _PUBLISHED else None
@@ -248,7 +248,7 @@ _PUBLISHED: Mapping[str, Callable[[Found, Values], Reading | None]] = {
     "content": _read_voc_labels,
     "list": _read_voc_labels,
 }
-"""Layout -> what stored values mean by its convention."""
+"""Layout -> function that returns the meaning of stored values."""
 
 _SEGNET = Reading(
     Encoding.of(range(len(CAMVID)), [CAMVID_VOID]),
@@ -275,7 +275,7 @@ _ISPRS = {
 }  # fmt: skip
 
 _TELLING = 5
-"""So few values may be anybody's, whatever the folders are called."""
+"""Minimum number of different values to identify a dataset by its paths."""
 
 _BY_PATH: Sequence[tuple[re.Pattern[str], str, frozenset[int], Reading]] = (
     (
@@ -313,4 +313,4 @@ _BY_PATH: Sequence[tuple[re.Pattern[str], str, frozenset[int], Reading]] = (
         ),
     ),
 )
-"""Path of all label files, their kind, their possible values -> what these mean."""
+"""Pattern of all label files' paths, kind of values, possible values, their meaning."""

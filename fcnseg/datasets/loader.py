@@ -1,4 +1,4 @@
-"""Samples -> batches: which images each step takes, loaded ahead in a thread or in processes."""
+"""Batches of samples: the images of each step, prefetched by a thread or by processes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
 
 AHEAD = 2
-"""Batches that are made before they are asked for (by each worker process)."""
+"""Number of prefetched batches (per worker process)."""
 
 MOST_WORKERS = 8
 
 
 class Sample(NamedTuple):
-    """An image with its labels; a tuple, which torch's default DataLoader can stack.
+    """An image with its labels; a tuple, which torch's default collate function can stack.
 
     image: uint8 (H, W, 3) RGB, or (H, W, C) of other bands. labels: uint8 (H, W), 255 = ignore.
-    name: the pair's. The first two are what `transforms` returned where the dataset has transforms.
+    name: the pair's. With `transforms`, image and labels are what it returned.
     """
 
     image: NDArray[Any]
@@ -47,9 +47,9 @@ class Sample(NamedTuple):
 class UnlabeledBatch(NamedTuple):
     """Crops of images without labels.
 
-    weak, strong: uint8 (N, H, W, 3), the same crops with little and with much changed.
-    inside: bool (N, H, W), whether the image is there. covered: bool (N, H, W), where another
-    one is to be laid over it.
+    weak, strong: uint8 (N, H, W, 3), the same crops with weak and strong augmentation.
+    inside: bool (N, H, W), pixels inside the image. covered: bool (N, H, W), pixels where another
+    image is pasted.
     """
 
     weak: Tensor
@@ -62,10 +62,10 @@ class UnlabeledBatch(NamedTuple):
 class Batch:
     """Samples of one size, stacked.
 
-    images: uint8 (N, H, W, 3) RGB, or (N, H, W, C) of other bands; Preprocess.normalise makes the
-        network's input of it.
+    images: uint8 (N, H, W, 3) RGB, or (N, H, W, C) of other bands; Preprocess.normalise converts
+        it to the network's input.
     labels: int64 (N, H, W), 255 = ignore.
-    unlabeled: what is learned without labels in the same step.
+    unlabeled: crops without labels for the same step.
     """
 
     images: Tensor
@@ -79,14 +79,14 @@ class Batch:
 
 
 class Keyed(Protocol[S_co]):
-    """What gives a sample for a key."""
+    """Returns a sample for a key."""
 
     def __getitem__(self, key: Any, /) -> S_co: ...
 
 
 @dataclass(frozen=True)
 class OrError(Generic[S]):
-    """What another gives for a key; the error, not raised, where that can't be read."""
+    """Returns another's sample for a key, or its error instead of raising it."""
 
     keyed: Keyed[S]
 
@@ -98,9 +98,9 @@ class OrError(Generic[S]):
 
 
 class LabelledImages(Protocol):
-    """What a SegmentationDataset is to code that scores or draws its samples.
+    """The interface of SegmentationDataset for code that scores or draws its samples.
 
-    classes: what the labels mean.
+    classes: names and colors.
     """
 
     classes: ClassMap
@@ -110,14 +110,14 @@ class LabelledImages(Protocol):
     def __getitem__(self, key: Any, /) -> Sample: ...
 
     def to_rgb(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        """What people see of a sample's image: uint8 (H, W, 3) RGB."""
+        """A sample's image for display: uint8 (H, W, 3) RGB."""
 
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """Which images each step takes.
+    """The images of each step.
 
-    images: how many there are. batch: how many a step takes, over all ranks.
+    images: size of the dataset. batch: images per step, over all ranks.
     """
 
     images: int
@@ -140,21 +140,21 @@ class BatchSampler:
 
     @property
     def epoch_steps(self) -> int:
-        """Steps of an epoch.
+        """Steps per epoch.
 
-        A last batch of one image is left out (batch norm can't learn from it; the order
-        changes every epoch, so no image is lost) unless it would be the only one.
+        A last batch of a single image is omitted unless it is the only one: batch norm needs
+        several. As the order changes every epoch, no image is lost.
         """
         full, rest = divmod(self.images, self.batch)
         return max(1, full + (rest >= max(2, self.ranks)))
 
     @property
     def steps(self) -> int:
-        """Steps of the entire training."""
+        """Total number of steps."""
         return self.epochs * self.epoch_steps
 
     def keys(self, start: int) -> Iterator[list[tuple[int, int]]]:
-        """For each step from `start` to the end, the (epoch, index) of this rank's images."""
+        """Yield the (epoch, index) of this rank's images for each step from `start` on."""
         for step in range(start, self.steps):
             epoch, number = divmod(step, self.epoch_steps)
             if step == start or number == 0:
@@ -163,20 +163,20 @@ class BatchSampler:
             yield [(epoch, index) for index in indices[self.rank :: self.ranks]]
 
     def order(self, epoch: int) -> list[int]:
-        """The images of an epoch, shuffled: a function of the seed and the epoch alone."""
+        """The shuffled images of an epoch, which depend only on the seed and the epoch."""
         shuffled: list[int] = (
             np.random.default_rng((self.seed, epoch)).permutation(self.images).tolist()
         )
         return shuffled
 
     def step_images(self, step: int) -> int:
-        """How many images a step takes, over all ranks."""
+        """Number of images in a step, over all ranks."""
         number = step % self.epoch_steps
         return min(self.batch, self.images - number * self.batch)
 
 
 class Pace:
-    """How long steps take, the last ones counting most. steps: how many there were."""
+    """Moving averages of the training speed. steps: number of steps so far."""
 
     KEEP = 0.9
 
@@ -185,7 +185,7 @@ class Pace:
         self.steps = 0
 
     def add(self, images: int, seconds: float) -> None:
-        """Take note of a step."""
+        """Record a step."""
         self._images = self.KEEP * self._images + images
         self._seconds = self.KEEP * self._seconds + seconds
         self._weight = self.KEEP * self._weight + 1
@@ -193,20 +193,20 @@ class Pace:
 
     @property
     def images_a_second(self) -> float:
-        """Over the last steps."""
+        """Recent images per second."""
         return self._images / max(1e-9, self._seconds)
 
     @property
     def seconds_a_step(self) -> float:
-        """Over the last steps."""
+        """Recent seconds per step."""
         return self._seconds / max(1e-9, self._weight)
 
 
 def choose_workers(wanted: int, device: str) -> int:
-    """How many processes load data: as told, or (-1) none for a CPU's pace, some for a GPU's.
+    """Number of data loading processes: as given; for -1, none on a CPU and several on a GPU.
 
-    0 means a thread of this process. device: the type of what computes, e.g. "cuda". OptionError
-    for so many that starting them takes minutes, and their memory everything.
+    0 means a thread of this process. device: the device type, e.g. "cuda". OptionError if it is
+    too large for this machine.
     """
     cores = os.cpu_count() or 1
     if wanted > (most := max(16, 4 * cores)):
@@ -228,17 +228,17 @@ def load(
     workers: int = 0,
     pin: bool = False,
 ) -> Generator[T, None, None]:
-    """collate(samples) for each list of the dataset's keys, in order, made ahead of time.
+    """Yield collate(samples) for each list of keys, in order, with prefetching.
 
-    Close the iterator (or use it up) to stop the thread or the processes.
-    pin: into page-locked memory, for fast copies to a GPU.
+    Close or exhaust the iterator to stop the thread or the processes.
+    pin: use page-locked memory, for fast copies to a GPU.
     """
     if workers == 0:
         made = (collate([dataset[key] for key in keys]) for keys in batches)
         with Prefetcher(made, AHEAD) as ahead:
             yield from ahead
         return
-    with warnings.catch_warnings():  # choose_workers has said what is too many
+    with warnings.catch_warnings():  # choose_workers checks the number
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         loader = DataLoader[Any](
             _Guarded(dataset, collate),
@@ -256,7 +256,7 @@ def load(
 
 
 class _Guarded(Dataset[Any]):
-    """Makes a batch in a worker; an error of ours is handed over, or torch makes a trace of it."""
+    """Creates a batch in a worker; returns FcnsegErrors, as torch would replace them by a trace."""
 
     def __init__(self, dataset: Keyed[Any], collate: Callable[[Sequence[Any]], Any]) -> None:
         self._dataset, self._collate = dataset, collate
@@ -275,7 +275,7 @@ def _as_made(batch: T) -> T:
 def with_unlabeled(
     batches: Generator[Batch, None, None], others: Generator[UnlabeledBatch, None, None]
 ) -> Generator[Batch, None, None]:
-    """Each batch with what is learned without labels beside it."""
+    """Yield each batch with a batch of unlabeled crops."""
     try:
         for batch, other in zip(batches, others, strict=False):
             yield replace(batch, unlabeled=other)
@@ -285,14 +285,14 @@ def with_unlabeled(
 
 
 _LAST_SECONDS = 30
-"""Of a worker that was asked to end and that nobody ends."""
+"""Seconds after SIGTERM until a worker ends itself."""
 
 
 def _start_quietly(number: int) -> None:
-    """A worker leaves Ctrl-C to the main process, which ends it.
+    """Ignore Ctrl-C in a worker: the main process handles it and ends its workers.
 
-    So it does SIGTERM, which batch systems send to every process of a job; but it does not stay
-    where the main process has no more need of it and can't say so.
+    The same for SIGTERM, which batch systems send to all processes of a job, but with a timeout in
+    case the main process is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     alarm = getattr(signal, "alarm", None)  # not on Windows
@@ -302,7 +302,7 @@ def _start_quietly(number: int) -> None:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """A batch of samples of one size (training crops are)."""
+    """Stack samples of the same size, such as training crops."""
     sizes = {sample.labels.shape for sample in samples}
     assert len(sizes) == 1, f"a batch holds one size, found {sorted(sizes)}"
     return Batch(
@@ -313,7 +313,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def start_worker(number: int) -> None:
-    """For DataLoader's worker_init_fn: one thread each, the workers are many already."""
+    """DataLoader's worker_init_fn: use one thread per worker."""
     del number
     torch.set_num_threads(1)
     use_one_thread()

@@ -1,4 +1,4 @@
-"""Work on many files: on all cores at once, and remembered until a file changes."""
+"""Process many files on all cores, and cache the results until a file changes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fcnseg.io import one_thread_each, use_one_thread
 
 
 class CountsOfFiles:
-    """A ValueCounts (or None) for each of many label files, in flat arrays."""
+    """A sequence of ValueCounts or None, one per label file, stored in flat arrays."""
 
     def __init__(self) -> None:
         self._numbers = array("q")
@@ -34,7 +34,7 @@ class CountsOfFiles:
         self._kinds = bytearray()  # 0: none, 1: index, 2: color
 
     def append(self, one: ValueCounts | None) -> None:
-        """Add a file's counts; None for one that could not be read."""
+        """Add a file's counts; None for an unreadable file."""
         self._kinds.append(0 if one is None else 1 if one.kind == "index" else 2)
         if one is not None:
             self._numbers.extend((*one.size, one.rest, len(one.values)))
@@ -57,7 +57,7 @@ class CountsOfFiles:
         return ValueCounts((height, width), name, parts[0], parts[1], parts[2], parts[3], rest)
 
     def taken(self, order: Iterable[int]) -> CountsOfFiles:
-        """The counts of these files, in this order."""
+        """The counts of the files with these indices, in this order."""
         taken = CountsOfFiles()
         for index in order:
             taken._kinds.append(self._kinds[index])
@@ -69,20 +69,20 @@ class CountsOfFiles:
         return (self[index] for index in range(len(self)))
 
     def good(self) -> Iterator[ValueCounts]:
-        """The counts of files that could be read."""
+        """The counts of readable files."""
         return (one for one in self if one is not None)
 
 
 FORMAT = 7
-"""Raised when what is recorded changes, so that old records are not taken for new ones."""
+"""Version of the records' format; incremented when it changes, to invalidate old caches."""
 
-_ASKED = 500  # SQLite's limit on the parameters of one query is 999 in old versions
+_ASKED = 500  # keys per query; old versions of SQLite allow 999 parameters
 
 
 def stamp(paths: Sequence[Path]) -> str:
-    """Sizes and times of change of files; "" when one can't be asked.
+    """Sizes, mtimes and ctimes of files; "" if one can't be read.
 
-    Of content and of name: archives and `cp -p` give many files of one size the same first time.
+    The ctime is needed because archives and `cp -p` give files of equal size the same mtime.
     """
     try:
         states = [path.stat() for path in paths]
@@ -92,10 +92,10 @@ def stamp(paths: Sequence[Path]) -> str:
 
 
 class ScanCache:
-    """Records by key, valid while the files' stamp is the same. A context manager.
+    """A cache of records by key, valid while the files' stamp is unchanged. A context manager.
 
-    A key begins with the path of the file that it stands or falls with, and a NUL. On the disk
-    it is bytes: a path need not be UTF-8.
+    A key begins with the path of its file and a NUL; the record is deleted with the file. Keys
+    are stored as bytes, as paths need not be UTF-8.
     """
 
     def __init__(self, root: Path) -> None:
@@ -121,7 +121,7 @@ class ScanCache:
         self._forget()
 
     def get(self, stamps: Mapping[str, str]) -> dict[str, str]:
-        """The records of those keys whose stamp is still the same."""
+        """The records of keys whose stamp is unchanged."""
         found: dict[str, str] = {}
         if self._database is None:
             return found
@@ -141,7 +141,7 @@ class ScanCache:
         return found
 
     def put(self, records: Mapping[str, tuple[str, str]]) -> None:
-        """Keep (stamp, record) by key."""
+        """Store (stamp, record) by key."""
         if self._database is None or not records:
             return
         rows = [(to_bytes(key), seen, record) for key, (seen, record) in records.items() if seen]
@@ -153,13 +153,13 @@ class ScanCache:
             self._forget()
 
     def _drop_gone(self) -> None:
-        """Drop what is about files that are gone; only asked when it has grown."""
+        """Delete records of files that no longer exist; only after new ones were added."""
         if self._database is None or not self._written:
             return
         try:
             with self._database:
                 (count,) = self._database.execute("SELECT count(*) FROM records").fetchone()
-                if count == self._written:  # the first time: all of them were just seen
+                if count == self._written:  # the first scan: all files exist
                     return
                 keys = [key for (key,) in self._database.execute("SELECT key FROM records")]
                 gone = [(key,) for key in keys if not os.path.lexists(key.partition(b"\0")[0])]
@@ -180,8 +180,8 @@ Result = TypeVar("Result")
 
 _Worker = subprocess.Popen[bytes]
 
-# The path goes along, because fcnseg may be there for this process alone (a checkout). An
-# interrupt is the parent's to handle: it ends its workers.
+# sys.path is passed on, as only this process may be able to import fcnseg (a checkout). Interrupts
+# are handled by the parent, which ends its workers.
 _START = (
     "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     "sys.path[:] = json.loads(sys.argv[1]); from fcnseg.datasets.many_files import serve; serve()"
@@ -189,11 +189,10 @@ _START = (
 
 
 class WorkerPool:
-    """As many workers as there are cores. A context manager; within it OpenCV uses one thread each.
+    """A pool of `count` workers. A context manager; within it OpenCV uses one thread per worker.
 
-    A worker is a thread of this process; `start_processes` gives each a process that does its work.
-    When a process ends before its time (the system was short of memory), its thread does the
-    work itself from there on: the results are the same.
+    A worker is a thread; `start_processes` gives each a process to do its work. If a process ends
+    unexpectedly (out of memory), its thread does the work itself, with the same results.
     """
 
     def __init__(self, count: int) -> None:
@@ -221,13 +220,13 @@ class WorkerPool:
             worker.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for worker in self.workers:
-            _take_leave(worker)
+            _close_pipes(worker)
         self._quiet.__exit__(kind, error, trace)
 
     def start_processes(self) -> None:
-        """Start a process for each thread, where that is possible; once."""
+        """Start a process for each thread, if possible; only once."""
         if self.workers or not sys.executable or getattr(sys, "frozen", False):
-            return  # a frozen program's executable is the program, not Python
+            return  # a frozen program's executable is not Python
         with contextlib.suppress(OSError):
             for _ in range(self.count):
                 self.workers.append(_start())
@@ -236,10 +235,10 @@ class WorkerPool:
             self._free.put(worker)
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """`function` of each task, in order; all are begun at once.
+        """Yield function(task) for each task, in order; all tasks are submitted at once.
 
-        Function, tasks and results are pickled: the function is one of a module's, or a partial
-        of one.
+        Function, tasks and results must be picklable: a module-level function, or a partial of
+        one.
         """
         return self._threads.map(partial(self._do, function), tasks)
 
@@ -262,9 +261,9 @@ def _start() -> _Worker:
         [sys.executable, "-P", "-c", _START, json.dumps([str(place) for place in sys.path])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # what goes wrong there goes wrong here again, and is told
+        stderr=subprocess.DEVNULL,  # errors occur again in the thread, and are reported there
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        process_group=0,  # out of the terminal's reach also while it starts
+        process_group=0,  # so that the terminal's signals do not reach it, even at startup
     )
 
 
@@ -277,20 +276,20 @@ def _ask(worker: _Worker, function: Callable[[Task], Result], task: Task) -> Res
     return result
 
 
-def _take_leave(worker: _Worker) -> None:
-    """Close what connects us with an ended process."""
+def _close_pipes(worker: _Worker) -> None:
+    """Close the pipes to an ended process and wait for it."""
     for pipe in (worker.stdin, worker.stdout):
         if pipe is not None:
-            with contextlib.suppress(OSError):  # what was not sent any more
+            with contextlib.suppress(OSError):  # unsent data
                 pipe.close()
     worker.wait()
 
 
 def serve() -> None:
-    """A process's work: do what comes on stdin, reply on stdout, end when stdin does."""
+    """Run a worker process: read tasks from stdin, write results to stdout, end with stdin."""
     use_one_thread()
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # a decoder that prints must not spoil the replies
+    os.dup2(2, 1)  # output of decoders must not mix with the replies
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             function, task = pickle.load(sys.stdin.buffer)

@@ -1,6 +1,6 @@
-"""Reads every label file and image of a dataset once, on all cores, and remembers.
+"""Scan all label files and images of a dataset once, on all cores, with a cache.
 
-What is kept of a file is a few hundred bytes, so that memory does not grow with images.
+Only a few hundred bytes are kept per file, whatever the size of the images.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from fcnseg.io.images import encode_image
 from fcnseg.io.labels import RawLabels, is_lossy, read_alpha
 
 MOST_COLORS = 512
-"""Of a larger dataset, the images' mean and spread are those of about this many."""
+"""Approximate maximum number of images for mean and standard deviation."""
 
 MANY = 4000
-"""Unknown files for which processes are started: they cost what they save at about half of it."""
+"""Minimum number of uncached files to start processes; break-even is at about half of it."""
 
-_CHUNK = 2048  # files between two writes to the cache
+_CHUNK = 2048  # files per write to the cache
 
-_PART = 32  # files taken at a time
+_PART = 32  # files per task
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 Tell = Callable[[int], None]
 
 Read = Callable[[Pair, str, Sequence[str]], RawLabels]
-"""Reads what is stored for a pair; a function of a module, as processes call it too."""
+"""Reads the stored labels of a pair; a module-level function, so that it can be pickled."""
 
 ReadPage = Callable[[Path, int], NDArray[np.uint8]]
-"""Reads a page of a file of many images; a function of a module, too."""
+"""Reads a page of a file with several images; a module-level function, too."""
 
-_Seen = tuple[str, bool]  # JSON; whether it is what was seen, not why it could not be read
+_Seen = tuple[str, bool]  # (JSON of the result, True) or (JSON of the error message, False)
 
 
 @dataclass
 class LabelScan:
-    """What is stored in the label files, in the order of the pairs.
+    """The stored values of the label files, in the order of the pairs.
 
-    alphas: the transparency of those that have any, else empty.
-    problems: pair number -> why its labels could not be read.
-    lossy: whether some file is JPEG.
+    alphas: value counts of the opacity channels; None for files without one.
+    problems: pair index -> why its labels could not be read.
+    lossy: whether any file is a JPEG.
     """
 
     counts: CountsOfFiles = field(default_factory=CountsOfFiles)
@@ -65,14 +65,14 @@ class LabelScan:
 
 @dataclass
 class ImageScan:
-    """What the images are like, in the order of the pairs.
+    """Properties of the images, in the order of the pairs.
 
-    sizes: int32 (N, 2) height, width, upright; 0 for one that can't be read.
+    sizes: int32 (N, 2) height, width, upright; 0 if unreadable.
     orientations: uint8 (N,), EXIF's. deep: bool (N,), more than 8 bits. clear: bool (N,),
         partly transparent. digests, fingerprints: uint64 (N,), see ImageSummary.
-    layouts: bands and type of each, as ImageSummary has them; "" for one that can't be read.
-    thumbnails: uint8 (N, 64). mean, spread: of red, green, blue in 0..1, over all images.
-    problems: pair number -> why its image could not be read.
+    layouts: see ImageSummary.layout; "" if unreadable.
+    thumbnails: uint8 (N, 64). mean, spread: mean and deviation of RGB in 0..1, over all images.
+    problems: pair index -> why its image could not be read.
     """
 
     sizes: NDArray[np.int32]
@@ -97,7 +97,7 @@ def scan_labels(
     read: Read,
     tell: Tell = lambda _: None,
 ) -> LabelScan:
-    """Read the labels of all pairs; `tell` hears how many are done."""
+    """Read the labels of all pairs; `tell` is called with the number done."""
     sort = "|".join((store, *terms))
     jobs = [_Job(f"{p.labels}\0{p.part}#{sort}", files_of(p), p) for p in pairs]
     scan = LabelScan(lossy=is_lossy(*(pair.labels for pair in pairs)))
@@ -121,7 +121,7 @@ def scan_images(
     read: ReadPage,
     tell: Tell = lambda _: None,
 ) -> ImageScan:
-    """Look at the images of all pairs; `tell` hears how many are done."""
+    """Read the images of all pairs; `tell` is called with the number done."""
     count = len(pairs)
     scan = ImageScan(
         np.zeros((count, 2), np.int32),
@@ -168,9 +168,9 @@ def scan_images(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Something to look at, and the key to remember it by while its files stay the same.
+    """A file to scan, and its cache key, valid while its files are unchanged.
 
-    key: begins with the path of a file that has to be there, and a line's end.
+    key: begins with the path of a file that must exist, and a NUL.
     """
 
     key: str
@@ -180,9 +180,9 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Begun:
-    """Jobs that are being worked on.
+    """A batch of jobs in progress.
 
-    known: what the cache has of them, by key. parts: the others, in the order of `looked`.
+    known: cached records by key. parts: the other jobs, in the order of `looked`.
     """
 
     jobs: Sequence[_Job]
@@ -201,9 +201,9 @@ def _each(
     *,
     apart: bool = True,
 ) -> Iterator[Any]:
-    """What `look` says of each job's task as plain data, or why it could not be read, in order.
+    """Yield the result of `look` for each job's task as plain data, or an error message, in order.
 
-    apart: whether processes may do it; not where all need one large file in memory.
+    apart: whether processes may be used; not if all jobs need the same large file in memory.
     """
     starts = range(0, len(jobs), _CHUNK)
     batches = (_begin(jobs, start, look, cache, pool, apart=apart) for start in starts)
@@ -216,7 +216,7 @@ def _each(
 
 
 def _one_ahead(batches: Iterator[_Begun]) -> Iterator[_Begun]:
-    """The same, the next being begun before one is handed out: nobody waits for work."""
+    """Yield the batches with one prefetched, so that workers do not wait."""
     last: _Begun | None = None
     for begun in batches:
         if last is not None:
@@ -235,7 +235,7 @@ def _begin(
     *,
     apart: bool,
 ) -> _Begun:
-    """Have those looked at that the cache does not know."""
+    """Start the jobs that are not in the cache."""
     some = jobs[start : start + _CHUNK]
     stamps = {job.key: stamp(job.files) for job in some}
     known = cache.get(stamps)
@@ -249,7 +249,7 @@ def _begin(
 
 
 def _finish(begun: _Begun, cache: ScanCache) -> Iterator[Any]:
-    """What is known and what is found, in order; the latter goes to the cache."""
+    """Yield cached and new results in order; write new ones to the cache."""
     ready: dict[str, Any] = dict(zip(begun.known, _parsed(begun.known.values()), strict=True))
     records: dict[str, tuple[str, str]] = {}
     parts = zip(begun.parts, begun.looked, strict=True)
@@ -259,19 +259,19 @@ def _finish(begun: _Begun, cache: ScanCache) -> Iterator[Any]:
             texts = _parsed(text for text, _ in seen)
             for one, (text, complete), what in zip(part, seen, texts, strict=True):
                 ready[one.key] = what
-                if complete:  # what can't be read is tried again
+                if complete:  # errors are not cached
                     records[one.key] = begun.stamps[one.key], text
         yield ready[job.key]
     cache.put(records)
 
 
 def _parsed(texts: Iterable[str]) -> list[Any]:
-    """Many JSON texts at once, which takes half the time."""
+    """Parse many JSON texts at once, which takes half the time."""
     return list(json.loads(f"[{','.join(texts)}]"))
 
 
 def _look_at_part(look: Callable[[Any], Any], tasks: Sequence[Any]) -> list[_Seen]:
-    """What `look` says of each, or the sentence why it can't."""
+    """The result of `look` for each task, or the error message."""
     found: list[_Seen] = []
     for task in tasks:
         try:
@@ -308,10 +308,10 @@ _SUMMARY_FIELDS = tuple(field.name for field in dataclasses.fields(ImageSummary)
 def look_through(
     found: Found, labels: LabelScan, again: Callable[[str], LabelScan]
 ) -> tuple[Found, LabelScan]:
-    """Labels in the transparency, where that varies and the colors say nothing; or in the few
-    colors of what is not transparent, where a photograph lies beneath the rest.
+    """Detect labels in the opacity channel, if it varies and the colors do not; or in the few
+    colors of opaque pixels, if the transparent ones show a photograph.
 
-    again: scans the label files as another store reads them.
+    again: scans the label files with another store.
     """
     through = list(labels.alphas.good())
     if found.store != "pixels" or not through or len({v for t in through for v in t.values}) < 2:
@@ -332,10 +332,10 @@ def look_through(
 
 @dataclass(frozen=True)
 class Scanned:
-    """A dataset's description and what was seen in its files on the way.
+    """A dataset's description and the results of scanning its files.
 
-    labels, image_scan: by the order of `description.pairs`; image_scan only where it was asked for
-    or needed to draw a split. values: of all label files.
+    labels, image_scan: in the order of `description.pairs`; image_scan only if requested or
+    needed for a random split. values: of all label files.
     """
 
     description: Description
@@ -345,6 +345,6 @@ class Scanned:
 
     @property
     def images(self) -> ImageScan:
-        """The image_scan of one who asked for it."""
+        """The image_scan, which must have been requested."""
         assert self.image_scan is not None, "scan(images=True)"
         return self.image_scan

@@ -1,4 +1,4 @@
-"""Splits: drawn where a folder states none; videos and copies that must not be divided."""
+"""Split datasets at random; find videos and copies, which must not be divided."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a model was trained on, as its checkpoint remembers it.
+    """The training data of a model, as stored in its checkpoint.
 
-    root, images: digests of the folder's path (which is nobody else's business), and of the
-    training images' names and sizes, by which the same dataset is known elsewhere.
+    root: digest of the folder's path, which is private. images: digest of the training images'
+    names and sizes, which identifies the same dataset elsewhere.
     """
 
     root: str
@@ -32,7 +32,7 @@ class Provenance:
 
     @classmethod
     def of(cls, description: Description) -> Provenance:
-        """Of the training pairs of a dataset."""
+        """The provenance of a dataset's training pairs."""
         digest = hashlib.blake2b(digest_size=16)
         for pair in description.pairs:
             if pair.split == "train":
@@ -51,17 +51,17 @@ class Provenance:
 
 
 VAL_FRACTION = 0.2
-"""The part of the pairs held out for validation when the folder has none."""
+"""Proportion of the pairs held out for validation if the folder has no validation split."""
 
 
 def lacks_val(pairs: Sequence[Pair]) -> bool:
-    """Whether a val part has to be drawn: something to train on, nothing held out."""
+    """Whether a validation split is needed: there are training pairs, but none for validation."""
     parts = {pair.split or "train" for pair in pairs}
     return "train" in parts and "val" not in parts
 
 
 def sort_pairs(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """Pairs by split and name; those without a split are for training."""
+    """Pairs sorted by split and name; those without a split are for training."""
     named = [pair if pair.split else replace(pair, split="train") for pair in pairs]
     return tuple(sorted(named, key=lambda pair: (SPLITS.index(pair.split), pair.name)))
 
@@ -69,11 +69,11 @@ def sort_pairs(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 def draw_val(
     names: Sequence[str], groups: NDArray[np.int64], present: NDArray[np.bool_]
 ) -> frozenset[int]:
-    """The numbers of about a fifth of the pairs, the same for the same names and content.
+    """The indices of about a fifth of the pairs; deterministic for the same names and content.
 
-    groups: (N,), pairs of one group stay together. present: (N, K), which classes a pair has:
-    each class is divided like all pairs (Sechidis et al., On the stratification of
-    multi-label data, ECML 2011: the rarest class first, to the part that needs it most).
+    groups: (N,), pairs of a group stay together. present: (N, K), classes of each pair, for
+    iterative stratification (Sechidis et al., On the stratification of multi-label data, ECML
+    2011: the rarest class first, to the split that needs it most).
     """
     ordered, counts = _in_groups(names, groups, present, "")
     if len(ordered) < 2:
@@ -93,14 +93,14 @@ def draw_folds(
     folds: int,
     seed: int,
 ) -> NDArray[np.int64]:
-    """int64 (N,): the fold of each pair, from 0, none without a pair; groups, present: as above.
+    """int64 (N,): the fold of each pair, from 0; no fold is empty. groups, present: see draw_val.
 
-    The same for the same names, content and seed. There are at least as many groups as folds.
+    Deterministic for the same names, content and seed. Needs at least as many groups as folds.
     """
     ordered, counts = _in_groups(names, groups, present, f"{seed}/")
-    assert len(ordered) >= folds, "whoever draws looks before"
+    assert len(ordered) >= folds, "the caller checks this"
     assigned = _assign(counts, (1 / folds,) * folds)
-    if len(np.unique(assigned)) < folds:  # few, or of very different sizes: these alone count
+    if len(np.unique(assigned)) < folds:  # few groups, or very different sizes: balance sizes only
         sizes = np.zeros(folds)
         for group, count in enumerate(counts[:, -1]):  # the largest first
             assigned[group] = sizes.argmin()
@@ -114,9 +114,9 @@ def draw_folds(
 def _in_groups(
     names: Sequence[str], groups: NDArray[np.int64], present: NDArray[np.bool_], salt: str
 ) -> tuple[list[list[int]], NDArray[np.float64]]:
-    """The members of each group, the largest first, else in an order that looks random.
+    """The members of each group, largest first, ties in a pseudorandom order.
 
-    And how often each class is in it, float (groups, K + 1); the last column counts any pair.
+    Also the pairs with each class per group, float (groups, K + 1); the last column counts all.
     """
     members: dict[int, list[int]] = {}
     for index, group in enumerate(groups.tolist()):
@@ -129,9 +129,9 @@ def _in_groups(
 
 
 def _assign(counts: NDArray[np.float64], fractions: Sequence[float]) -> NDArray[np.int64]:
-    """The part of each group. counts: (groups, columns), how often each has each class.
+    """Assign each group to a part. counts: (groups, columns), pairs with each class.
 
-    fractions: of all pairs, for each part.
+    fractions: size of each part, as a fraction of all pairs.
     """
     total = counts.sum(0)
     needed = np.stack([fraction * total for fraction in fractions])  # (parts, columns)
@@ -149,33 +149,34 @@ def _assign(counts: NDArray[np.float64], fractions: Sequence[float]) -> NDArray[
 
 
 def _draw(name: str) -> bytes:
-    """A number for a name that looks random and is always the same."""
+    """A pseudorandom sort key for a name."""
     return hashlib.blake2b(to_bytes(name), digest_size=8).digest()
 
 
 FEW_BITS = 4
-"""Fingerprints that differ in at most this many of 64 bits look alike."""
+"""Maximum Hamming distance of the 64-bit fingerprints of similar images."""
 
 FEW_LEVELS = 8.0
-"""... if their thumbnails also differ by no more than this many grey levels, on average."""
+"""Maximum mean difference of their thumbnails, in gray levels."""
 
 VIDEO_RATIO = 0.6
-"""Numbered images are a video when neighbours differ by less than this fraction of what images
-far apart do. Measured: CamVid's drives 0.05 to 0.45, road cracks 0.8, unrelated images 1."""
+"""Numbered images are a video if consecutive ones differ by less than this fraction of the
+difference of distant ones. Measured: CamVid's drives 0.05 to 0.45, road cracks 0.8, unrelated
+images 1."""
 
 FEWEST_FRAMES = 8
 
 _BANDS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))  # (shift, bits): one more than FEW_BITS
 
 MOST_COMPARED = 512
-"""Of many images with a band in common (blank ones) each is compared with so many."""
+"""Maximum comparisons per image among those with a common band, such as blank images."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """Images whose names differ in a frame number and that follow each other.
+    """Consecutive images whose names differ only in a frame number.
 
-    name: what their names have in common. members: pair numbers, by frame.
+    name: the common part of their names. members: pair indices, by frame.
     numbers: the frame numbers, ascending.
     """
 
@@ -185,7 +186,7 @@ class Video:
 
 
 def find_videos(pairs: Sequence[Pair], image_scan: ImageScan) -> tuple[Video, ...]:
-    """The videos whose frames the pairs are, whichever split they are in."""
+    """Find the videos among the pairs, across splits."""
     series: dict[str, list[tuple[int, int]]] = {}
     for index, pair in enumerate(pairs):
         match = re.match(r"^(.*?)(\d+)$", pair.name)
@@ -203,16 +204,16 @@ def find_videos(pairs: Sequence[Pair], image_scan: ImageScan) -> tuple[Video, ..
 
 
 def _is_video(thumbnails: NDArray[np.uint8]) -> bool:
-    """Whether neighbours are much more alike than images half the series apart."""
-    centred = thumbnails.astype(np.float32)
-    centred -= centred.mean(1, keepdims=True)
-    near = np.abs(centred[1:] - centred[:-1]).mean(1)
-    far = np.abs(centred - np.roll(centred, len(centred) // 2, 0)).mean(1)
+    """Whether consecutive images are much more similar than images half the series apart."""
+    centered = thumbnails.astype(np.float32)
+    centered -= centered.mean(1, keepdims=True)
+    near = np.abs(centered[1:] - centered[:-1]).mean(1)
+    far = np.abs(centered - np.roll(centered, len(centered) // 2, 0)).mean(1)
     return bool(np.median(near) < VIDEO_RATIO * np.median(far))
 
 
 def find_copies(image_scan: ImageScan) -> list[tuple[int, ...]]:
-    """Groups of pairs whose image files are identical."""
+    """Groups of pairs with identical image files."""
     seen: dict[tuple[int, int], list[int]] = {}
     keys = zip(image_scan.digests.tolist(), image_scan.fingerprints.tolist(), strict=True)
     for index, key in enumerate(keys):
@@ -222,14 +223,14 @@ def find_copies(image_scan: ImageScan) -> list[tuple[int, ...]]:
 
 
 def find_similar(image_scan: ImageScan) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, whose images look alike; identical files among them.
+    """Pairs (i, j), i < j, of similar images, including identical files.
 
-    Fingerprints that differ in at most FEW_BITS bits have one of the _BANDS in common: only
-    images that share a band are compared, each with the next MOST_COMPARED.
+    Fingerprints that differ in at most FEW_BITS bits agree in at least one of the _BANDS, so only
+    images that agree in a band are compared, each with the next MOST_COMPARED.
     """
     count = len(image_scan.digests)
     good = np.array([i for i in range(count) if i not in image_scan.problems], np.int64)
-    found = np.zeros(0, np.int64)  # count * i + j: a set of pairs takes ten times the memory
+    found = np.zeros(0, np.int64)  # count * i + j; a set of tuples needs ten times the memory
     for shift, bits in _BANDS:
         band = (image_scan.fingerprints[good] >> np.uint64(shift)) & np.uint64(2**bits - 1)
         order = np.lexsort((image_scan.fingerprints[good], band))
@@ -239,16 +240,16 @@ def find_similar(image_scan: ImageScan) -> list[tuple[int, int]]:
             here = np.flatnonzero(band[step:] == band[:-step])
             if not len(here):
                 break
-            first, second = _alike(ranked[here], ranked[here + step], image_scan)
+            first, second = _similar(ranked[here], ranked[here + step], image_scan)
             keys.append(count * first + second)
         found = np.unique(np.concatenate(keys))
     return [*zip((found // count).tolist(), (found % count).tolist(), strict=True)]
 
 
-def _alike(
+def _similar(
     one: NDArray[np.int64], other: NDArray[np.int64], image_scan: ImageScan
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Those of the pairs (one[i], other[i]) that look alike, the smaller number first."""
+    """The similar ones among pairs (one[i], other[i]), smaller index first."""
     differing = _ones(image_scan.fingerprints[one] ^ image_scan.fingerprints[other])
     one, other = one[differing <= FEW_BITS], other[differing <= FEW_BITS]
     apart = image_scan.thumbnails[one].astype(np.int16) - image_scan.thumbnails[other]
@@ -257,7 +258,7 @@ def _alike(
 
 
 def _ones(bits: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """The number of set bits of each."""
+    """The number of set bits of each element."""
     octets = bits[..., None].view(np.uint8)
     return np.asarray(_ONES[octets].sum(-1), np.uint8)
 
@@ -268,9 +269,9 @@ _ONES = np.array([bin(octet).count("1") for octet in range(256)], np.uint8)
 def group_numbers(
     count: int, videos: Sequence[Video], alike: Sequence[tuple[int, int]], longest: int
 ) -> NDArray[np.int64]:
-    """int64 (count,): equal for pairs that must stay in one split.
+    """int64 (count,): group numbers; pairs of a group must stay in one split.
 
-    A video with more than `longest` frames is cut into stretches of that length.
+    A video with more than `longest` frames is divided into segments of that length.
     """
     parent = list(range(count))
 
@@ -288,6 +289,6 @@ def group_numbers(
             if together or (place + 1) % longest:
                 parent[root(other)] = root(one)
     for one, other in alike:
-        if one not in cut or other not in cut:  # a cut video's neighbours are alike by nature
+        if one not in cut or other not in cut:  # adjacent frames of a divided video are similar
             parent[root(other)] = root(one)
     return np.array([root(index) for index in range(count)], np.int64)

@@ -1,4 +1,4 @@
-"""A pair -> the numbers stored for its pixels, wherever they are stored."""
+"""Read the stored labels of a pair in any label format."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels
 
 
 def read_stored(pair: Pair, store: str, terms: Sequence[str]) -> RawLabels:
-    """What is stored for a pair's pixels; MediaError when it can't be read.
+    """Read the stored values of a pair's pixels; MediaError when they can't be read.
 
-    DatasetError for an unknown label format; it lists the known.
+    DatasetError, which lists the known formats, for an unknown one.
     """
     if store not in _READERS:
         known = ", ".join(_READERS)
@@ -76,11 +76,11 @@ def read_stored(pair: Pair, store: str, terms: Sequence[str]) -> RawLabels:
 def read_sample(
     pair: Pair, encoding: Encoding, bands: Bands | None = None
 ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """A pair's image uint8 (H, W, 3) and labels uint8 (H, W), 255 = ignore.
+    """Read a pair's image, uint8 (H, W, 3), and labels, uint8 (H, W), 255 = ignore.
 
-    bands: the image's stored values instead, (H, W, carried).
-    Labels that were drawn on the image as stored are turned with it, as its EXIF data says.
-    MediaError for a file that can't be read, DatasetError when the two differ in size.
+    bands: return the image's stored values, (H, W, carried), instead.
+    Labels that were drawn on the stored image are rotated by its EXIF orientation, too.
+    MediaError for a file that can't be read, DatasetError if the sizes differ.
     """
     image: NDArray[Any] = read_pair_image(pair) if bands is None else bands_of(pair.image, bands)
     labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
@@ -97,7 +97,7 @@ def read_sample(
 
 
 def read_pair_image(pair: Pair) -> NDArray[np.uint8]:
-    """A pair's image uint8 (H, W, 3) RGB; MediaError when it can't be read."""
+    """Read a pair's image, uint8 (H, W, 3) RGB; MediaError when it can't be read."""
     return read_image(pair.image) if pair.page is None else read_page(pair.image, pair.page)
 
 
@@ -121,7 +121,7 @@ def _alpha(pair: Pair, _: Sequence[str]) -> RawLabels:
 
 
 def _opaque(pair: Pair, terms: Sequence[str]) -> RawLabels:
-    """The colors of what is not transparent; black for the rest."""
+    """The colors of opaque pixels; others are black."""
     raw, alpha = _pixels(pair, terms), read_alpha(pair.labels)
     if alpha is not None:
         raw.values[alpha < 128] = 0
@@ -159,7 +159,7 @@ FORMATS: Mapping[str, Format] = {
     "arrays": ARRAYS,
     "stacks": STACKS,
 }
-"""Annotation formats: find(listing) gives the pairs, read(pair, terms) the labels."""
+"""Annotation formats: find(listing) returns the pairs, read(pair, terms) the labels."""
 
 _REFUSED: Sequence[tuple[str, tuple[bytes, ...]]] = (
     ("Encord", marks(b'"data_units"', b'"data_title"')),
@@ -191,17 +191,17 @@ PACKED = (
     *_ARCHIVES, ".parquet", ".arrow", ".tfrecord", ".tfrecords", ".h5", ".hdf5", ".mat", ".mdb",
     ".pkl",
 )  # fmt: skip
-"""Suffixes of files that hold many images (WebDataset, Hugging Face, NYU's Matlab file)."""
+"""Suffixes of archives and containers (WebDataset, Hugging Face, NYU's Matlab file)."""
 
 _ANNOTATIONS = (
     ".xml", ".json", ".ndjson", ".jsonl", ".mat", ".txt", ".csv", ".h5", ".hdf5", ".parquet",
     ".tfrecord", ".shp", ".svg", ".xcf", ".psd", ".nrrd", ".mha",
 )  # fmt: skip
-"""Suffixes that annotations have, of formats that are read and of others."""
+"""Suffixes of annotations, in supported and other formats."""
 
 
 def unread_annotations(listing: Listing) -> tuple[str, str]:
-    """What stands beside images without labels that may be meant for them, and what to do ("")."""
+    """Possible annotations beside images without labels, and a hint; "" for none."""
     hint = "export the dataset as segmentation (polygons or masks)"
     named = {".xml": _BOX, ".csv": _BOX_COLUMNS, ".json": _CREATE_ML}
     boxes = [name for suffix, words in named.items() for name in listing.saying(words, suffix)]
@@ -237,7 +237,7 @@ def _text_boxes(listing: Listing) -> list[str]:
 
 
 def _arrays_in(path: Path) -> str:
-    """What a Matlab file holds: ", which holds labels, names"; "" where it can't be read."""
+    """The content of a Matlab file: ", which holds labels, names"; "" when it can't be read."""
     names: list[str] = []
 
     def choose(some: Sequence[str]) -> str:
@@ -250,7 +250,7 @@ def _arrays_in(path: Path) -> str:
 
 
 def unread_images(listing: Listing) -> tuple[str, str]:
-    """What stands beside label files without images and has their names, and what to do ("")."""
+    """Files named like label files without images, and a hint; "" for none."""
     labels = {*listing.images}
     stems = {stem_of(name).lower() for name in labels}
     others = [

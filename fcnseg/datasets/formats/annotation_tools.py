@@ -1,4 +1,4 @@
-"""The files of annotation tools: CVAT, VIA, Label Studio."""
+"""Formats of annotation tools: CVAT, VIA, Label Studio."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fcnseg.datasets.formats.documents import (
     holding,
     outlined,
     read_xml,
-    turned,
+    rotated,
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
@@ -48,15 +48,15 @@ def _cvat_parse(path: Path) -> Document:
 
 
 def _cvat_file(name: str, element: ElementTree.Element) -> str:
-    """An image's path in an export: those of a project lie in a folder for each subset."""
+    """An image's path in an export; in projects, each subset has its own folder."""
     subset = element.get("subset", "")
     return f"{subset}/{name}" if subset and not name.startswith(f"{subset}/") else name
 
 
 def _cvat_frames(root: ElementTree.Element) -> dict[str, Annotated]:
-    """The frames of "CVAT for video 1.1": a shape of each track in each frame, unless outside.
+    """The frames of "CVAT for video 1.1": each track's shape per frame, unless it is outside.
 
-    Each task of a project counts its frames from 0.
+    Each task of a project numbers its frames from 0.
     """
     frames: dict[tuple[str, int], list[ElementTree.Element]] = {}
     files: dict[tuple[str, int], str] = {}
@@ -104,7 +104,7 @@ def _cvat_area(shape: ElementTree.Element) -> Area | None:
     if shape.tag in ("box", "ellipse"):
         ring, keys = (box, "xtl ytl xbr ybr") if shape.tag == "box" else (ellipse, "cx cy rx ry")
         drawn = ring(*(float(shape.attrib[key]) for key in keys.split()))
-        return Area(name, [turned(drawn, float(value("rotation", 0)))])
+        return Area(name, [rotated(drawn, float(value("rotation", 0)))])
     if shape.tag == "mask":
         corner = round(float(value("left", 0))), round(float(value("top", 0)))
         runs = [int(part) for part in shape.attrib["rle"].split(",")]  # along the rows
@@ -145,7 +145,7 @@ def _via_parse(path: Path) -> Document:
 
 
 def _via_3(data: Mapping[str, Any]) -> Document:
-    """VIA 3: `metadata` of views, each of a file. Source: via-3.x.y/src/js/_via_metadata.js."""
+    """VIA 3: `metadata` of views, one per file. Source: via-3.x.y/src/js/_via_metadata.js."""
     files = {
         view: data["file"][str(about["fid_list"][0])]["fname"]
         for view, about in data["view"].items()
@@ -164,7 +164,7 @@ def _via_3(data: Mapping[str, Any]) -> Document:
 
 
 def _via_3_shape(kind: float, *xy: float) -> Mapping[str, Any]:
-    """A shape's numbers as VIA 2 names them; points and lines have no area."""
+    """Convert a shape's numbers to VIA 2's names; points and lines have no area."""
     if kind == 7:
         return {"name": "polygon", "all_points_x": xy[::2], "all_points_y": xy[1::2]}
     keys = {2: ("x", "y", "width", "height"), 3: ("cx", "cy", "r"), 4: ("cx", "cy", "rx", "ry"),
@@ -174,7 +174,7 @@ def _via_3_shape(kind: float, *xy: float) -> Mapping[str, Any]:
 
 
 def _via_parse_csv(path: Path) -> Document:
-    """VIA's CSV export: a region on each line, its attributes as JSON."""
+    """VIA's CSV export: one region per line, with attributes as JSON."""
     regions: dict[str, list[Mapping[str, Any]]] = {}
     with open_text(path) as file:
         for row in csv.DictReader(file):
@@ -203,12 +203,12 @@ def _via_area(region: Mapping[str, Any]) -> Area | None:
         radius = shape.get("r", 0)
         across, down = shape.get("rx", radius), shape.get("ry", radius)
         drawn = ellipse(shape["cx"], shape["cy"], across, down)
-        return Area(name, [turned(drawn, float(np.rad2deg(shape.get("theta", 0))))])
+        return Area(name, [rotated(drawn, float(np.rad2deg(shape.get("theta", 0))))])
     return None
 
 
 def _via_name(attributes: Mapping[str, Any]) -> str:
-    """The class among a region's attributes: one called so, else the first that says something."""
+    """The class among a region's attributes: by its key, else the first non-empty value."""
     named = {}
     for key, value in attributes.items():
         if isinstance(value, Mapping):  # checkboxes
@@ -233,12 +233,12 @@ def _label_studio_parse(path: Path) -> Document:
         task = task if "data" in task else _label_studio_task(task)
         chosen = _label_studio_annotation(task)
         if not chosen:
-            continue  # nobody has labelled it
+            continue  # not labeled
         results = [one for one in chosen.get("result", ()) if one["type"] != "choices"]
         size = next((_label_studio_size(one) for one in results), None)
         part = str(task.get("id", number))
         file = _label_studio_image(task)
-        # An uploaded file's name begins with eight digits that the user's own file lacks.
+        # Uploaded files get a prefix of eight digits.
         own = re.sub(r"^[0-9a-f]{8}-", "", file)
         edges = chosen.get(EDGES_KEY) == EDGES
         areas = map(_label_studio_area, results)
@@ -247,7 +247,7 @@ def _label_studio_parse(path: Path) -> Document:
 
 
 def _label_studio_task(least: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A task of JSON-MIN, where each label's own values stand beside the image, as JSON has it."""
+    """Convert a task of JSON-MIN, which has the labels beside the image, to the form of JSON."""
     listed = [value for value in least.values() if isinstance(value, list)]
     shown = [one for some in listed for one in some if "original_width" in one]
     result = [
@@ -258,8 +258,8 @@ def _label_studio_task(least: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _label_studio_annotation(task: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is marked as ground truth; else what the last annotator who did not cancel has drawn;
-    without annotators, the prediction."""
+    """The annotation marked as ground truth; else the last one that was not cancelled; without
+    annotations, the prediction."""
     annotations = task.get("annotations", task.get("completions", ()))
     kept = [one for one in annotations if not one.get("was_cancelled")]
     kept = [one for one in kept if one.get("ground_truth")] or kept
@@ -268,7 +268,7 @@ def _label_studio_annotation(task: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _label_studio_image(task: Mapping[str, Any]) -> str:
-    """The image's name in a task's data, without the address it was served from."""
+    """The image's name in a task's data, without the URL of its folder."""
     for value in task["data"].values():
         name = unquote(str(value)).rpartition("?d=")[2].partition("?")[0]
         if Path(name).suffix.lower() in IMAGE_SUFFIXES:
@@ -299,14 +299,14 @@ def _label_studio_area(result: Mapping[str, Any]) -> Area | None:
         about = ring[0]
     else:
         ring = ellipse(value["x"], value["y"], value["radiusX"], value["radiusY"]) * scale
-    return Area(names[0], [turned(ring, float(value.get("rotation") or 0), about)])
+    return Area(names[0], [rotated(ring, float(value.get("rotation") or 0), about)])
 
 
 def _label_studio_brush(data: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """bool (H, W) of Label Studio's brush: run lengths of RGBA bytes, bits packed.
+    """Decode Label Studio's brush to bool (H, W): bit-packed run lengths of RGBA bytes.
 
-    32 bits: how many bytes; 5: bits of a word, less 1; four times 4: bits of a length, less 1.
-    Then runs: 1 bit (the same byte repeated), 2 bits (which length), the length less 1, byte(s).
+    32 bits: number of bytes; 5: bits per word - 1; four times 4: bits per length - 1.
+    Then runs: 1 bit (one byte repeated), 2 bits (which length), the length - 1, byte(s).
     Source: label-studio-converter, brush.py.
     """
     bits = "".join(f"{byte:08b}" for byte in data)

@@ -1,5 +1,5 @@
-"""JSON of no known form, in which objects have an outline and a name: of one image, of many, or a
-line for each (VoTT, Prodigy, HuBMAP, DeepFashion2, ISAT, EISeg, Scale, Kili, Encord, BDD100K)."""
+"""Other JSON formats whose objects have an outline and a name, for one image, many, or one per line
+(VoTT, Prodigy, HuBMAP, DeepFashion2, ISAT, EISeg, Scale, Kili, Encord, BDD100K)."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from fcnseg.io.annotations import NAMES, rings_in, word_of
 from fcnseg.io.images import image_size
 
 _FILES = ("image", "filename", "imagename", "imagepath", "file", "name", "path")
-"""Keys of an image's name, as `word_of` gives them, the likeliest first."""
+"""Keys of an image's name, normalized by `word_of`, most likely first."""
 
 _OTHER_FILES = re.compile("mask|thumb|label|seg|preview|overlay|result|category|class")
-"""Keys with one of these words are of other files."""
+"""Words in keys of other files."""
 
 _IDS = ("imageid", "externalid", "datatitle", "id", "image", "name", "title", "key", "uuid")
 
 _NUMBERS = ("categoryid", "classid", "labelid", "labelfileid", "labelidx")
 
 _LAST = ("name", "title", "value", "text", "type", "kind")
-"""Keys that may hold a class's name where no other does."""
+"""Keys that may contain a class name if no other does."""
 
 _INNER = ("attributes", "properties", "regionattributes")
 
@@ -51,7 +51,7 @@ _FORMS = _FLAT | {
     "bitmap", "mask", "circle", "ellipse", "freehand", "closed", "region", "path", "shape",
     "feature", "object", "multipolygon", "annotation",
 }  # fmt: skip
-"""Words for the form of a shape, which name no class."""
+"""Words for kinds of shapes, which are not class names."""
 
 _LAYERS = ("layer", "zindex", "zorder")
 
@@ -60,12 +60,12 @@ _LONGEST_NAME = 1000
 Json = Mapping[str, Any]
 
 Above = tuple[tuple[str, Json], ...]
-"""The objects that a shape lies in, the outermost first, each with the key that leads to it."""
+"""The objects that contain a shape, outermost first, each with the key of its descendant."""
 
 
 @dataclass
 class _Entry:
-    """What was found of one image. file: "" where it is given by its id alone."""
+    """The shapes of an image. file: "" if only its id is known."""
 
     file: str
     id: str
@@ -112,13 +112,13 @@ def _words(value: Json) -> dict[str, Any]:
 
 
 def _is_out(value: Json) -> bool:
-    """Whether somebody has rejected or deleted an entry."""
+    """Whether an entry was rejected or deleted."""
     words = _words(value)
     return words.get("answer") in ("reject", "ignore") or words.get("deleted") in (True, 1)
 
 
 def _shapes(value: Any, above: Above) -> Iterator[tuple[Json, Above]]:
-    """The objects with an outline, and images' names with lists of outlines."""
+    """Yield objects with an outline, and lists of outlines by image name."""
     if isinstance(value, list):
         for one in value:
             yield from _shapes(one, above)
@@ -135,7 +135,7 @@ def _shapes(value: Any, above: Above) -> Iterator[tuple[Json, Above]]:
 
 
 def _tables(values: Sequence[Any]) -> tuple[dict[object, str], dict[object, str]]:
-    """Names of classes, in order, and files of images, by their ids, where lists have both."""
+    """Class names, in order, and image files, by their ids, from lists in the document."""
     names: dict[object, str] = {}
     files: dict[object, str] = {}
     for key, some in ((k, v) for top in values if isinstance(top, Mapping) for k, v in top.items()):
@@ -154,7 +154,7 @@ def _tables(values: Sequence[Any]) -> tuple[dict[object, str], dict[object, str]
 
 
 def _entry_of(shape: Json, above: Above, files: Mapping[object, str]) -> _Entry:
-    """The image that a shape is on, as the nearest object about it says."""
+    """The image of a shape, according to the innermost object that names one."""
     outer = [one for _, one in reversed(above)]
     own = _words(shape)
     file = _file_in(own) or next((files[v] for v in _ids(own, ("imageid",)) if v in files), "")
@@ -165,12 +165,12 @@ def _entry_of(shape: Json, above: Above, files: Mapping[object, str]) -> _Entry:
 
 
 def _ids(words: Json, keys: Sequence[str]) -> list[int | str]:
-    """The numbers and texts that some keys have."""
+    """The numbers and texts of these keys."""
     return [words[key] for key in keys if isinstance(words.get(key), int | str)]
 
 
 def _inside(value: Json) -> Iterator[Json]:
-    """The objects in an object, and in these."""
+    """Yield the objects in an object, two levels deep."""
     for one in value.values():
         if isinstance(one, Mapping) and not rings_in(one):
             yield one
@@ -178,13 +178,13 @@ def _inside(value: Json) -> Iterator[Json]:
 
 
 def _file_of(value: Json) -> str:
-    """The image file that an object, or one in it, names; ""."""
+    """The image file named by an object, or by one in it; else ""."""
     parts = (value, *_inside(value)) if len(value) < _LONGEST_NAME else (value,)
     return next(filter(None, (_file_in(_words(one)) for one in parts)), "")
 
 
 def _file_in(words: Json) -> str:
-    """The image file that an object's own texts name, but for masks and the like; ""."""
+    """The image file among an object's own texts, except masks and the like; else ""."""
     named = {
         word: text
         for word, text in words.items()
@@ -198,7 +198,7 @@ def _file_in(words: Json) -> str:
 
 
 def _size_in(value: Json) -> tuple[int, int] | None:
-    """The (height, width) that an object, or one in it, says."""
+    """The (height, width) in an object, or in one within it."""
     for words in map(_words, (value, *_inside(value))):
         for start in ("", "image", "img", "original"):
             height, width = (words.get(f"{start}{side}") for side in ("height", "width"))
@@ -208,7 +208,7 @@ def _size_in(value: Json) -> tuple[int, int] | None:
 
 
 def _without_shapes(values: Sequence[Any], known: set[str]) -> Iterator[str]:
-    """The images that lists name among those of which outlines were found, without any."""
+    """Yield images without outlines in lists that also contain images with outlines."""
     tops = [one for value in values for one in (value if isinstance(value, list) else [value])]
     groups: list[Any] = [
         tops,
@@ -227,7 +227,7 @@ def _without_shapes(values: Sequence[Any], known: set[str]) -> Iterator[str]:
 
 
 def _areas_of(shape: Json, words: Json, names: Mapping[object, str]) -> list[Area | None]:
-    """A shape's areas; None for a line. Rings within another are holes."""
+    """A shape's areas; [None] for a line. Rings within another are holes."""
     forms = {str(words.get(key, "")).lower() for key in ("type", "shape", "shapetype", "kind")}
     inner = words.get("poly2d")
     parts = [one for one in inner if isinstance(one, Mapping)] if isinstance(inner, list) else []
@@ -244,7 +244,7 @@ def _areas_of(shape: Json, words: Json, names: Mapping[object, str]) -> list[Are
 
 
 def _lies_in(ring: Any, other: Any) -> bool:
-    """Whether all corners of an outline lie within another."""
+    """Whether all vertices of an outline are within another."""
     if ring is other:
         return False
     corners = other.astype(np.float32).reshape(-1, 1, 2)
@@ -261,7 +261,7 @@ def _name_of(words: Json, names: Mapping[object, str]) -> str:
 
 
 def _said(value: Any, names: Mapping[object, str]) -> str:
-    """The class that a value names: by its id, by itself, in a list or in an object; ""."""
+    """The class name in a value: an id, a text, a list or an object; else ""."""
     if isinstance(value, list):
         return _said(value[0], names) if value else ""
     if isinstance(value, Mapping):
@@ -279,7 +279,7 @@ def _said(value: Any, names: Mapping[object, str]) -> str:
 
 
 def _in_pixels(image: Annotated, path: Path) -> Annotated:
-    """Corners that are fractions of the image's width and height as pixels."""
+    """Convert coordinates that are fractions of the image's width and height to pixels."""
     rings = [ring for area in image.areas for ring in (*area.rings, *area.holes)]
     if not rings or max(float(np.abs(ring).max()) for ring in rings) > 1:
         return image
@@ -305,11 +305,11 @@ _HEADS = [
 
 _WITH_OUTLINES = holding((".json", ".jsonl", ".ndjson"), *_HEADS)
 
-_OF_ONE_IMAGE = 1 << 20  # bytes of a file about one image, at most
+_OF_ONE_IMAGE = 1 << 20  # maximum bytes of a file about one image
 
 
 def _files(listing: Listing) -> list[str]:
-    """The files with outlines; and beside them those of the same keys whose lists are empty."""
+    """The files with outlines, and those beside them with the same keys but empty lists."""
     chosen = _WITH_OUTLINES(listing)
     beside = {one.rpartition("/")[0]: listing.path(one) for one in chosen}
     others = sorted({*listing.with_suffix(".json")} - {*chosen}) if chosen else []
@@ -318,7 +318,7 @@ def _files(listing: Listing) -> list[str]:
 
 
 def _is_empty_form(path: Path, other: Path) -> bool:
-    """Whether a JSON file has another's keys, and no objects."""
+    """Whether a JSON file has the keys of another one, but no objects."""
     try:
         if max(path.stat().st_size, other.stat().st_size) > _OF_ONE_IMAGE:
             return False
@@ -329,7 +329,7 @@ def _is_empty_form(path: Path, other: Path) -> bool:
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether JSON has a list, and no list of objects: it is about an image without any."""
+    """Whether JSON has an empty list and no list of objects: an image without objects."""
     lists = [one for one in (value, *_values_in(value)) if isinstance(one, list)]
     return [] in lists and not any(isinstance(one, Mapping) for some in lists for one in some)
 
@@ -344,7 +344,7 @@ _OUTLINED = outlined("json", _files, _parse, "JSON files hold outlines with name
 
 def _find(listing: Listing) -> Found | None:
     found = _OUTLINED.find(listing)
-    return None if found and found.pairs and not found.terms else found  # all of them are empty
+    return None if found and found.pairs and not found.terms else found  # None: all are empty
 
 
 ANY_JSON = Format(_find, _OUTLINED.read)

@@ -1,4 +1,4 @@
-"""What annotation formats share: areas by name, drawn into labels; documents parsed once."""
+"""Shared by annotation formats: named areas, drawing them into labels, cached documents."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from fcnseg.io.labels import RawLabels, is_lossy, read_raw_labels
 
 @dataclass(frozen=True)
 class Finder:
-    """How the pairs of one kind of folder are found.
+    """Finds the pairs of one kind of folder.
 
-    needs: the path of some file has one of these words, in any case, or there is nothing to find.
+    needs: words (lower case), one of which must occur in a path; else the finder is skipped.
     """
 
     find: Callable[[Listing], Found | None]
@@ -36,19 +36,19 @@ class Finder:
 
 @dataclass(frozen=True)
 class Format(Finder):
-    """An annotation format: how its pairs are found in a folder, and how their labels are read."""
+    """An annotation format: finds its pairs in a folder and reads their labels."""
 
     read: Callable[[Pair, Sequence[str]], RawLabels]
 
 
 @dataclass(frozen=True, eq=False)
 class Area:
-    """One labelled area.
+    """A labeled area.
 
-    rings: float (N, 2) x, y in pixels each; holes are cut out.
-    mask: bool (h, w) with its left upper corner (x, y), in place of rings.
-    runs: start, length, start, length ... down the columns from 1, in place of rings.
-    along_rows: the runs go along the rows.
+    rings: polygons, float (N, 2) x, y in pixels each; holes are subtracted.
+    mask: bool (h, w) with its upper left corner (x, y), instead of rings.
+    runs: start, length, start, length ... column-major, from 1, instead of rings.
+    along_rows: whether runs are row-major.
     """
 
     name: str
@@ -60,13 +60,13 @@ class Area:
     along_rows: bool = False
 
     def __post_init__(self) -> None:
-        """TypeError for a name that is none."""
-        object.__setattr__(self, "name", _word(self.name).strip())  # typed by hand: `cat `
+        """TypeError for an invalid name."""
+        object.__setattr__(self, "name", _word(self.name).strip())
 
     def drawn(self, size: tuple[int, int], *, inside: bool = False) -> NDArray[np.bool_]:
-        """bool (H, W): its pixels in an image of this size.
+        """Its pixels in an image of this size, bool (H, W).
 
-        inside: the rings follow the edges of pixels; else they belong to the area.
+        inside: whether the rings follow pixel edges; else pixels on the rings are included.
         """
         fill = fill_inside if inside else fill_polygon
         canvas = blank(size)
@@ -93,7 +93,7 @@ class Area:
 
 
 def _word(value: object) -> str:
-    """A name in a document, which may be a number there."""
+    """A name in a document as text; it may be a number there."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise TypeError(f"a name is a text; found {value!r:.40}")
     return str(value)
@@ -101,14 +101,14 @@ def _word(value: object) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """What a document says of one image.
+    """The entry of an image in a document.
 
-    file: the image's name or path ("../" leads from the document); also: another name of it.
-    size: (height, width), None where it does not say.
-    areas: back to front where `ordered`; else the smaller lies above.
-    edges: whether (0, 0) is said to be the corner of a pixel, not its middle.
-    epsg: the map that the areas' coordinates are of; 0 for pixels.
-    flat: shapes that cover no pixels (points, lines).
+    file: the image's name or path ("../" is relative to the document); also: an alternative name.
+    size: (height, width); None if not stated.
+    areas: back to front if `ordered`; else smaller ones are on top.
+    edges: whether (0, 0) is stated to be a pixel's corner, not its center.
+    epsg: the coordinate system of the areas; 0 for pixels.
+    flat: number of shapes that cover no pixels (points, lines).
     """
 
     file: str
@@ -121,14 +121,14 @@ class Annotated:
     epsg: int = 0
 
     def __post_init__(self) -> None:
-        """TypeError for a name that is none."""
+        """TypeError for an invalid name."""
         for name in ("file", "also"):
             object.__setattr__(self, name, _word(getattr(self, name)))
 
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    """An annotation file: its images by id, and its classes in order where it lists them."""
+    """An annotation file: its images by id, and its list of classes, if it has one."""
 
     images: dict[str, Annotated] = field(default_factory=dict)
     names: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ class Document:
 def annotated(
     file: str, size: tuple[int, int] | None, shapes: Iterable[Area | None], **rest: Any
 ) -> Annotated:
-    """An image's entry; shapes: None for each that covers no pixels. rest: see Annotated."""
+    """An image's entry; shapes: None for those that cover no pixels. rest: see Annotated."""
     every = list(shapes)
     areas = [area for area in every if area is not None]
     return Annotated(file, size, areas, len(every) - len(areas), **rest)
@@ -149,7 +149,8 @@ Files = Callable[[Listing], list[str]]
 
 
 def holding(suffix: str | tuple[str, ...], *heads: Sequence[bytes]) -> Files:
-    """Finds the files of a suffix that hold all words of one of these heads (`marks`)."""
+    """A function that lists the files with a suffix that contain all words of one of these heads
+    (`marks`)."""
     suffixes = (suffix,) if isinstance(suffix, str) else suffix
     return lambda listing: [
         name
@@ -165,9 +166,9 @@ def outlined(
     why: str,
     in_pixels: Callable[[Annotated, Path], Annotated] = lambda image, _: image,
 ) -> Format:
-    """A format of documents with areas. files: the listed files that are of the format.
+    """A format of documents with areas. files: lists the files of the format.
 
-    in_pixels: an entry with its areas in pixels of the image file.
+    in_pixels: converts an entry's areas to pixels of the image file.
     """
     cached = Cached(parse)
 
@@ -191,7 +192,7 @@ def outlined(
 
 
 def draw(image: Annotated, size: tuple[int, int], terms: Sequence[str]) -> NDArray[np.int32]:
-    """int32 (H, W): the numbers of the areas' terms, from 1; 0 where there is none."""
+    """Draw areas into labels, int32 (H, W): the numbers of their terms, from 1; 0 elsewhere."""
     labels = blank(size)
     inside = image.edges or follow_edges(ring for area in image.areas for ring in area.rings)
     drawn = [(area.drawn(size, inside=inside), terms.index(area.name) + 1) for area in image.areas
@@ -206,14 +207,14 @@ def draw(image: Annotated, size: tuple[int, int], terms: Sequence[str]) -> NDArr
 CONVERT = (
     "save the labels of each image as a PNG of its name (masks/a.png for images/a.jpg), or as COCO"
 )
-"""What to do with annotations that are not read."""
+"""Hint for unsupported annotations."""
 
 WHITE = 240
-"""Compression leaves white no darker."""
+"""Minimum value of white after compression."""
 
 
 def layer_areas(pair: Pair) -> dict[str, NDArray[np.bool_]]:
-    """bool (H, W) for each class of a pair; MediaError where its files differ in size."""
+    """The area of each class of a pair, bool (H, W); MediaError if its files differ in size."""
     areas: dict[str, NDArray[np.bool_]] = {}
     for term, path in pair.layers:
         area = _shown(path)
@@ -228,9 +229,9 @@ def layer_areas(pair: Pair) -> dict[str, NDArray[np.bool_]]:
 
 
 def _shown(path: Path) -> NDArray[np.bool_]:
-    """bool (H, W): what is not black in a file.
+    """The pixels of a file that are not black, bool (H, W).
 
-    Black and white may have been through JPEG or resizing; other files hold 0 and any numbers.
+    Black and white may have been changed by JPEG or resizing; other files contain 0 and numbers.
     """
     values = read_raw_labels(path).values
     brightness = values if values.ndim == 2 else values.max(2)
@@ -241,7 +242,7 @@ def _shown(path: Path) -> NDArray[np.bool_]:
 
 
 def read_layers(pair: Pair, terms: Sequence[str]) -> RawLabels:
-    """Each class's areas, small ones over large ones."""
+    """Combine the areas of all classes, small ones over large ones."""
     areas = layer_areas(pair)
     labels = np.zeros(next(iter(areas.values())).shape, np.int32)
     for name in sorted(areas, key=lambda name: -int(areas[name].sum())):
@@ -250,25 +251,25 @@ def read_layers(pair: Pair, terms: Sequence[str]) -> RawLabels:
 
 
 def ellipse(x: float, y: float, across: float, down: float) -> NDArray[np.float64]:
-    """An ellipse about a centre as a ring; across, down: half its width and height."""
+    """An ellipse with center x, y as a ring; across, down: half its width and height."""
     turns = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     return np.stack([x + across * np.cos(turns), y + down * np.sin(turns)], 1)
 
 
-def turned(
+def rotated(
     ring: NDArray[np.float64], degrees: float, about: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """A ring turned clockwise, as it is seen, about a point (x, y) or its own middle."""
-    centre = ring.mean(0) if about is None else about
+    """Rotate a ring clockwise about a point (x, y), by default its centroid."""
+    center = ring.mean(0) if about is None else about
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    return np.asarray((ring - centre) @ np.array([[cos, sin], [-sin, cos]]) + centre)
+    return np.asarray((ring - center) @ np.array([[cos, sin], [-sin, cos]]) + center)
 
 
 def read_xml(path: Path) -> ElementTree.Element:
-    """An XML file's root; ValueError for another content, or one with entities."""
+    """The root of an XML file; ValueError for other content, and for XML with entities."""
     data = path.read_bytes()
     if re.search(rb"<!(DOCTYPE|ENTITY)", data):
-        raise ValueError("entities are not read")
+        raise ValueError("XML entities are not supported")
     try:
         return ElementTree.fromstring(data)  # noqa: S314, RUF100 - without entities it is harmless
     except ElementTree.ParseError as error:
@@ -283,7 +284,7 @@ def _gather(
     why: str,
     partners: Mapping[str, str],
 ) -> Found:
-    """What documents hold. partners: the images of those that are about one, by other names."""
+    """Collect the pairs of documents. partners: images of documents with a single entry."""
     gathered = Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
     for file, path, document in gathered.parsed(files, parse):
@@ -307,13 +308,13 @@ def _gather(
 
 
 def refuse_broken(gathered: Gathered) -> None:
-    """DatasetError with the reason, where annotation files are there and none can be read."""
+    """DatasetError if there are annotation files, but none can be read."""
     if gathered.broken and not gathered.pairs:
         raise DatasetError(gathered.broken[0][1], hint="export the annotations again")
 
 
 def _find(gathered: Gathered, image: Annotated, file: str, *, single: bool) -> str | None:
-    """The listed image that a document's entry is about. single: there is no other entry."""
+    """The listed image of a document's entry. single: whether it is the only entry."""
     if image.file.startswith("../"):
         folder = file.rpartition("/")[0]
         path = posixpath.normpath(as_text(f"{folder}/{image.file}"))

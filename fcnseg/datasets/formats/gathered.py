@@ -1,4 +1,4 @@
-"""Folders whose labels are outlines in text files: COCO, labelme, YOLO."""
+"""Find the pairs of COCO, labelme and YOLO folders, whose labels are outlines in text files."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from fcnseg.errors import (
 )
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
-"""COCO files about the same images that hold no areas, or the same ones again."""
+"""Words in names of COCO files without areas, or with the same ones again."""
 
 
 COCO_HEAD = marks(b'"images"', b'"annotations"', b'"categories"')
-"""What a COCO file holds."""
+"""Keys of a COCO file."""
 
 _LABELME_HEAD = marks(b'"shapes"')
 
 
 def find_coco(listing: Listing) -> Found | None:
-    """COCO JSON: images, annotations and categories in one file for each split."""
+    """COCO JSON: images, annotations and categories in one file per split."""
     files = [
         name
         for name in listing.with_suffix(".json")
@@ -61,7 +61,7 @@ def find_coco(listing: Listing) -> Found | None:
     documents = [*gathered.parsed(ordered, coco_document)]
     bare = any(document.unusable[NO_OUTLINE] for *_, document in documents)
     if bare and not any(document.counts for *_, document in documents):
-        return None  # boxes or keypoints: other files may be the labels
+        return None  # only boxes or keypoints; other files may be the labels
     for file, path, document in documents:
         names.update(dict.fromkeys(_category_names(document)))
         for why, count in document.unusable.items():
@@ -90,7 +90,7 @@ def _with_boxes(names: tuple[str, ...], boxes: bool | int) -> tuple[str, ...]:
 
 
 def fill_boxes(found: Found) -> Found:
-    """The same, with boxes among outlines filled as their classes; OptionError without such."""
+    """Fill boxes among outlines with their classes; OptionError if there are none."""
     if found.store not in FILLED or found.terms[-1:] != (BOXES,):
         raise OptionError(
             "--fill-boxes has no effect here: the dataset has no boxes among its outlines.",
@@ -105,7 +105,7 @@ FILLED: Mapping[str, str] = {"coco": "coco-boxes", "yolo": "yolo-boxes"}
 
 
 def find_labelme(listing: Listing) -> Found | None:
-    """labelme: a JSON file with shapes for each image, usually beside it."""
+    """labelme: a JSON file with shapes per image, usually beside it."""
     files = listing.saying(_LABELME_HEAD, ".json")
     if not files:
         return None
@@ -129,9 +129,8 @@ def find_labelme(listing: Listing) -> Found | None:
 
 
 def find_yolo(listing: Listing) -> Found | None:
-    """YOLO polygons: a class number and an outline on each line of labels/a.txt for images/a.jpg,
-    or of a.txt beside a.jpg.
-    """
+    """YOLO polygons: a class number and an outline per line, in labels/a.txt for images/a.jpg, or
+    in a.txt beside a.jpg."""
     texts = [name for name in listing.with_suffix(".txt") if place_of(name).role == "labels"]
     texts = texts or _texts_beside_images(listing)
     if not any(_begins_with_number(listing.path(name)) for name in texts):
@@ -175,8 +174,8 @@ def find_yolo(listing: Listing) -> Found | None:
 
 
 def _by_number(entries: Sequence[Entry], used: Iterable[int] = ()) -> list[str]:
-    """The names of the classes 0, 1, ...: by the numbers that a list has (`names:` with 1 before
-    0), else by their places; so too where it counts from 1 and the files from 0.
+    """The names of the classes 0, 1, ...: by the numbers in a class list (`names:` may have 1
+    before 0), else by position, also if the list counts from 1 and the files from 0.
 
     used: the numbers in the files.
     """
@@ -198,7 +197,7 @@ def _begins_with_number(path: Path) -> bool:
 
 
 def _is_yolo(path: Path) -> bool:
-    """Whether a text has YOLO's lines or none: no class list, no list of images."""
+    """Whether a text file is empty or has YOLO's lines, so is no class list or list of images."""
     try:
         return bool([*yolo_lines(path)]) or not path.read_bytes().strip()
     except MediaError:
@@ -206,7 +205,7 @@ def _is_yolo(path: Path) -> bool:
 
 
 def _texts_beside_images(listing: Listing) -> list[str]:
-    """Text files that share folder and stem with an image, when all hold YOLO's lines."""
+    """Text files with the folder and stem of an image, if all have YOLO's lines."""
     images = {without_suffix(name).lower() for name in listing.images}
     texts = [n for n in listing.with_suffix(".txt") if without_suffix(n).lower() in images]
     try:
@@ -216,7 +215,7 @@ def _texts_beside_images(listing: Listing) -> list[str]:
 
 
 def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
-    """The image a labelme file names; of each shape the label, and whether it covers pixels."""
+    """A labelme file's image, and each shape's label and whether it covers pixels."""
     data = read_json(path)
     try:
         shapes = [(str(shape["label"]).strip(), has_area(shape)) for shape in data["shapes"]]
@@ -226,7 +225,7 @@ def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
 
 
 def renamed(found: Found, entries: Sequence[Entry]) -> Found:
-    """YOLO's outlines with the class names of a data.yaml that was given in place of the folder."""
+    """Apply the class names of a data.yaml, given instead of the folder, to YOLO's outlines."""
     names = _by_number(entries)
     if found.store != "yolo" or not names:
         return found
@@ -235,7 +234,7 @@ def renamed(found: Found, entries: Sequence[Entry]) -> Found:
 
 
 def _category_names(document: CocoDocument) -> list[str]:
-    """Category names by ascending id, without one that only groups the others (Roboflow's 0)."""
+    """Category names by ascending id, without an unused parent category (Roboflow's 0)."""
     used = {a["category_id"] for entries in document.annotations.values() for a in entries}
     keys = sorted(document.names, key=by_number)
     ordered = [document.names[key] for key in keys]

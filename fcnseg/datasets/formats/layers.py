@@ -1,4 +1,4 @@
-"""Label files of which one image has several: one for each class, or one for each thing.
+"""Several label files per image: one for each class, or one for each object.
 
 masks/road/a.png, masks/a/road.png, a/masks/*.png, a_class_road.png, a_mask_1.png.
 """
@@ -32,7 +32,7 @@ from fcnseg.datasets.pairing.path_words import CHUNK
 from fcnseg.errors import MediaError, as_text
 
 ALL_OBJECTS = frozenset(["all", "full", "complete", "combined", "merged", "total", "union"])
-"""What a file with the areas of all others is called."""
+"""Names of files that combine the areas of all others."""
 
 Layer = tuple[str, str]
 """A class name and a listed file."""
@@ -46,7 +46,7 @@ _BRUSH = re.compile(r"^task-(\d+)-annotation-.*?-tag-(.+?)(?:-\d+)?$", re.IGNORE
 
 
 def find_layers(listing: Listing) -> Found | None:
-    """One folder (or file) for each class, or one file for each thing of a single class."""
+    """Find one folder or file per class, or one file per object of a single class."""
     images, labels = split_roles(listing.images)
     if not labels:
         return None
@@ -65,17 +65,17 @@ def find_layers(listing: Listing) -> Found | None:
             by_image, left = _grouped(labels, lambda name: _owner_by_name(name, bare, alike=False))
         if all(len(layers) == 1 and not _BRUSH.match(stem_of(layers[0][1]))
                for layers in by_image.values()):  # fmt: skip
-            return None  # a_P.png: one label file for each image, in its owner's words
+            return None  # a_P.png: one label file per image, with a custom suffix
     looked = looks_at(listing, [name for layers in by_image.values() for _, name in layers])
     if any(one.levels > 2 for one in looked):
-        return None  # labels with classes in them: several versions of them, not a class each
+        return None  # labels of several classes: versions of the labels, not one class each
     return _found(listing, by_image, images, left)
 
 
 def _grouped(
     labels: Sequence[str], owner_of: Callable[[str], tuple[str, str] | None]
 ) -> tuple[dict[str, list[Layer]], list[str]]:
-    """The label files of each image with what they show, and those that are of none."""
+    """The label files of each image with their classes, and label files without an image."""
     by_image: dict[str, list[Layer]] = {}
     left = []
     for name in labels:
@@ -119,7 +119,7 @@ def _found(
 def _owner(
     name: str, keys: Keys, alone: Mapping[tuple[str, str], list[str]], words: Mapping[str, str]
 ) -> tuple[str, str] | None:
-    """The image a label file belongs to, and the class it shows, as folders say."""
+    """The image and class of a label file, by folders."""
     place, stem = place_of(name), stem_of(name)
     if place.rest:
         outer = place.split, as_text("/".join(place.rest[:-1])).lower()
@@ -136,7 +136,7 @@ def _owner(
 
 
 def _without_name(stem: str, image: str) -> str:
-    """The class in a label file's name that begins with its image's; that name says nothing."""
+    """The class in a label file's name, without the image's name at its beginning."""
     rest = stem[len(image) :]
     if not stem.lower().startswith(image.lower()) or rest[:1].isalnum():
         return stem
@@ -144,7 +144,7 @@ def _without_name(stem: str, image: str) -> str:
 
 
 def _without_folders(keys: Keys) -> Keys:
-    """Images by split and stem alone; without those of which there is more than one."""
+    """Images by split and stem, without ambiguous ones."""
     counts = Counter((split, stem) for split, _, stem in keys)
     return {
         (split, "", stem): name
@@ -154,9 +154,9 @@ def _without_folders(keys: Keys) -> Keys:
 
 
 def _owner_by_name(name: str, keys: Keys, *, alike: bool = True) -> tuple[str, str] | None:
-    """The image whose name a label file's begins or ends with; what is left names the class.
+    """The image whose name is the beginning or end of a label file's; the rest is the class.
 
-    alike: whether both must be in folders that are called alike.
+    alike: whether both must be in corresponding folders.
     """
     place, written = place_of(name), as_text(stem_of(name))
     stem = written.lower()
@@ -178,7 +178,7 @@ def _owner_by_name(name: str, keys: Keys, *, alike: bool = True) -> tuple[str, s
 
 
 def _meant(by_image: dict[str, list[Layer]]) -> dict[str, list[Layer]]:
-    """Without files of all objects beside those of each; names that never recur name things."""
+    """Drop files that combine all objects; names that never recur are objects, not classes."""
     terms = {term for layers in by_image.values() for term, _ in layers}
     seldom = len(by_image) > 2 and len(terms) > len(by_image)
     meant = {}
@@ -189,23 +189,23 @@ def _meant(by_image: dict[str, list[Layer]]) -> dict[str, list[Layer]]:
 
 
 def _overlapping(pairs: Sequence[Pair]) -> int:
-    """In how many of a few pairs an area of one class lies on an area of another."""
+    """Number of sampled pairs in which areas of two classes overlap."""
     count = 0
     for pair in sample(pairs):
         try:
             count += bool((np.sum([*layer_areas(pair).values()], axis=0) > 1).any())
         except MediaError:
-            continue  # told of when all files are read
+            continue  # reported when all files are read
     return count
 
 
 COVERED = 0.98
-"""Classes that leave nothing out have so much of an image, without overlap."""
+"""Minimum proportion of an image covered, without overlap, by a complete set of classes."""
 
 
 def _numbered_classes(listing: Listing, by_image: dict[str, list[Layer]]) -> dict[str, list[Layer]]:
-    """Files that differ in a number alone as a class each, where all images have the same numbers
-    and each pixel lies in just one (HELEN: a_lbl00.png ... a_lbl10.png). 0 is the background."""
+    """Interpret files that differ only in a number as one class each, if all images have the same
+    numbers and each pixel is in one file (HELEN: a_lbl00.png ... a_lbl10.png). 0 is background."""
     numbered = {
         image: [(end[0], name) for _, name in layers if (end := re.search(r"\d+$", stem_of(name)))]
         for image, layers in by_image.items()
@@ -226,12 +226,12 @@ def _numbered_classes(listing: Listing, by_image: dict[str, list[Layer]]) -> dic
 
 
 SAME = 0.5
-"""Two areas that overlap by so much (intersection over union) are drawings of one thing."""
+"""Minimum IoU of two areas that are drawings of the same object."""
 
 
 def _refuse_drawings(listing: Listing, by_image: Mapping[str, Sequence[Layer]]) -> None:
-    """DatasetError where files of one class, of most images looked at, show the same things again:
-    those of several annotators, or versions."""
+    """DatasetError if files of one class repeat the same objects in most sampled images: drawings
+    of several annotators, or versions."""
     several = {
         image: [name for one, name in layers if one == term]
         for image, layers in by_image.items()
@@ -250,14 +250,14 @@ def _refuse_drawings(listing: Listing, by_image: Mapping[str, Sequence[Layer]]) 
 
 
 NEARLY_SAME = 0.75
-"""So too of two words that differ in more than a number (`manual`, `auto`)."""
+"""The same for words that differ in more than a number (`manual`, `auto`)."""
 
 MOST_COMPARED = 6  # classes
 
 
 def _refuse_same_areas(listing: Listing, by_image: Mapping[str, Sequence[Layer]]) -> None:
-    """DatasetError where what is taken for two classes (`expert1`, `expert2`) are in most images
-    looked at the same areas."""
+    """DatasetError if two supposed classes (`expert1`, `expert2`) have the same areas in most
+    sampled images."""
     terms = sorted({term for layers in by_image.values() for term, _ in layers})
     for pair in combinations(terms, 2) if len(terms) <= MOST_COMPARED else ():
         files = {image: dict(layers) for image, layers in by_image.items()}
@@ -279,7 +279,7 @@ def _refuse_same_areas(listing: Listing, by_image: Mapping[str, Sequence[Layer]]
 
 
 def _are_drawings(listing: Listing, names: Sequence[str], least: float = SAME) -> bool:
-    """Whether two label files of an image show much the same area."""
+    """Whether two label files of an image have nearly the same area."""
     looked = looks_at(listing, sorted(names)[:2])
     if len(looked) < 2:
         return False
@@ -288,8 +288,8 @@ def _are_drawings(listing: Listing, names: Sequence[str], least: float = SAME) -
 
 
 def with_more_masks(listing: Listing, found: Found) -> Found:
-    """What was found, with the further masks of images that have several (`a_mask_1.png` beside
-    `a_mask.png`): areas of one class, if the masks have two values. Of chosen labels only those."""
+    """Add further masks of images that have several (`a_mask_1.png` beside `a_mask.png`): areas of
+    one class, if the masks are binary. With chosen labels, only those."""
     layered = found.store == "layers" and len(found.terms) == 1
     if not layered and (found.store != "pixels" or len(listing.images) <= 2 * len(found.pairs)):
         return found
@@ -323,8 +323,8 @@ def with_more_masks(listing: Listing, found: Found) -> Found:
 
 
 def _further_masks(listing: Listing, pairs: Sequence[Pair], chosen: str) -> dict[int, list[str]]:
-    """The files that differ from a pair's labels in a number at the end, by the pair's number; of
-    the `chosen` folder or pattern of labels, "" for all."""
+    """Files that differ from a pair's labels only in a number at the end, by pair index; of the
+    `chosen` folder or pattern of labels, "" for all."""
     owners: dict[str, set[int]] = {}
     used = {path for pair in pairs for path in (pair.image, *files_of(pair))}
     for number, pair in enumerate(pairs):
@@ -343,7 +343,7 @@ def _further_masks(listing: Listing, pairs: Sequence[Pair], chosen: str) -> dict
 
 
 def _is_copy(path: Path, other: Path) -> bool:
-    """Whether two files are the same, as `a (1).png` and `a.png` may be."""
-    with suppress(OSError):  # told of when all files are read
+    """Whether two files have the same content, as `a (1).png` and `a.png` may have."""
+    with suppress(OSError):  # reported when all files are read
         return filecmp.cmp(path, other, shallow=False)
     return False

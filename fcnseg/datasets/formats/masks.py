@@ -36,10 +36,10 @@ from fcnseg.io.labels import holds_objects, is_pickled, read_array
 _SUFFIXES = (".npy", ".npz", ".mat")
 
 _MATRIX = re.compile(rb"\s*(?:-?\d+[\s,;]+){8,}")
-"""How a text begins that holds a number for each pixel."""
+"""The beginning of a text file with a number per pixel."""
 
 _SURFACES = {".surfaces", ".layers"}
-"""What stands beside the classes (`.regions`) in the Stanford Background set: other questions."""
+"""Other annotations beside the classes (`.regions`) in the Stanford Background dataset."""
 
 
 def _find_arrays(listing: Listing) -> Found | None:
@@ -75,13 +75,13 @@ def _find_arrays(listing: Listing) -> Found | None:
 
 
 def _keys(name: str, stem: str) -> tuple[tuple[str, ...], ...]:
-    """What an image and its array may have in common, the most first."""
+    """Keys that an image and its array may share, most specific first."""
     place = place_of(name)
     return (*place.key, stem), (place.split, stem), (stem,)
 
 
 def _matrices(listing: Listing) -> list[str]:
-    """Text files with a number for each pixel: a.regions.txt, a.txt, a.csv."""
+    """Text files with a number per pixel: a.regions.txt, a.txt, a.csv."""
     texts = [n for n in listing.with_suffix(".txt", ".csv") if place_of(n).role != "other"]
     texts = [n for n in texts if Path(stem_of(n)).suffix.lower() not in _SURFACES]
     stems = {bare_stem(stem_of(name)) for name in listing.images}
@@ -90,7 +90,7 @@ def _matrices(listing: Listing) -> list[str]:
 
 
 def _is_matrix(path: Path) -> bool:
-    """Whether lines of as many whole numbers each begin a text."""
+    """Whether a text begins with lines of equally many integers."""
     try:
         with path.open("rb") as file:
             lines = file.read(1 << 16).splitlines()[:3]
@@ -124,13 +124,13 @@ _lock = threading.Lock()
 
 
 def _run_length_files(listing: Listing) -> list[str]:
-    """CSV files with such columns, but Kaggle's example of what is to be handed in."""
+    """CSV files with such columns, except Kaggle's sample submission."""
     files = [n for n in listing.with_suffix(".csv") if "submission" not in stem_of(n).lower()]
     return [name for name in files if _has_runs(listing.path(name))]
 
 
 def _has_runs(path: Path) -> bool:
-    """Whether a file has such columns, with numbers where the runs should be."""
+    """Whether a file has such columns, with numbers in the column of runs."""
     columns = _run_length_columns(path)
     if columns is None:
         return False
@@ -142,7 +142,7 @@ def _has_runs(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _long_cells() -> Iterator[None]:
-    """Cells as long as a mask's runs may be: Python's limit is one of the process, and restored."""
+    """Raise the csv module's process-wide limit on cells to the length of a mask's runs."""
     with _lock:
         before = csv.field_size_limit(min(sys.maxsize, 1 << 30))
         try:
@@ -152,7 +152,7 @@ def _long_cells() -> Iterator[None]:
 
 
 def _run_length_columns(path: Path) -> tuple[str, str, str] | None:
-    """The names of the columns with the image, the runs and the class ("": none)."""
+    """The names of the columns of the image, the runs and the class ("" if missing)."""
     try:
         with open_text(path) as file:
             head = next(csv.reader(file), [])
@@ -180,7 +180,7 @@ def _run_length_parse(path: Path) -> Document:
             )  # fmt: skip
             some = areas.setdefault(image, [])
             runs = [int(part) for part in (row[runs_column] or "").split()]
-            if len(runs) >= 2:  # nothing, or -1: an image without anything
+            if len(runs) >= 2:  # empty or -1: an image without objects
                 if len(runs) % 2:
                     raise ValueError(f"{image}: an odd number of starts and lengths")
                 some.append(Area(name or ONE_CLASS, runs=_from_the_first(runs)))
@@ -188,7 +188,7 @@ def _run_length_parse(path: Path) -> Document:
 
 
 def _from_the_first(runs: list[int]) -> list[int]:
-    """Starts from 1; where they do not rise, each counts from the last run's end (SIIM-ACR)."""
+    """Runs with absolute starts; starts that do not increase count from the previous end (SIIM)."""
     starts, lengths = np.array(runs[::2]), np.array(runs[1::2])
     if (starts[1:] >= starts[:-1] + lengths[:-1]).all():
         return runs
@@ -210,9 +210,10 @@ def _along_rows(image: Annotated, _: Path) -> Annotated:
 
 
 def _go_along_rows(found: Found) -> bool:
-    """Whether runs give areas that are in fewer pieces, or follow the images' edges, along rows.
+    """Whether areas have fewer boundary pixels, or follow edges better, if runs are row-major.
 
-    Kaggle counts down the columns in most competitions; of square images the pieces say nothing.
+    Most of Kaggle's competitions use column-major order. For square images, boundary pixels are
+    the same in both.
     """
     pieces, edges, votes = np.zeros(2), np.zeros(2), 0
     for pair in sample(found.pairs):
@@ -223,7 +224,7 @@ def _go_along_rows(found: Found) -> bool:
                 for one in (_DOWN_COLUMNS, ALONG_ROWS)
             ]
         except MediaError:
-            continue  # told of when all files are read
+            continue  # reported when all files are read
         if grey.shape != drawn[0].shape or not drawn[0].any():
             continue
         seen = np.array([_steps_at_edges(labels, grey) for labels in drawn])
@@ -236,7 +237,7 @@ def _go_along_rows(found: Found) -> bool:
 
 
 def _steps_at_edges(labels: NDArray[np.int32], grey: NDArray[np.float32]) -> tuple[int, float]:
-    """How many neighbours are of different labels, and how much their greys differ in all."""
+    """Number of adjacent pixels with different labels, and the sum of their gray differences."""
     count, steps = 0, 0.0
     for axis in (0, 1):
         edge = np.diff(labels, axis=axis) != 0
@@ -246,15 +247,14 @@ def _steps_at_edges(labels: NDArray[np.int32], grey: NDArray[np.float32]) -> tup
 
 
 CLEARLY = 0.8
-"""Of two readings the better has at most so much of the worse one's edges, or at least the inverse
-of the steps in grey there."""
+"""Maximum ratio of boundary pixels, or of mean gray steps there, between the two orders."""
 
 FEWEST_VOTES = 3
-"""In so many images more than not the steps in grey must be larger."""
+"""Minimum majority, in images, with larger gray steps."""
 
 _WHY = "a CSV of images and run lengths is Kaggle's"
 
-_documents = Cached(_run_length_parse)  # of both: the files are large
+_documents = Cached(_run_length_parse)  # shared by both orders, as the files are large
 
 _DOWN_COLUMNS = outlined("run-lengths", _run_length_files, _documents, _WHY)
 

@@ -1,7 +1,7 @@
-"""Images of labels that a file of their own explains: labelme's folders, ADE20K, Open Images,
-COCO's panoptic format; or the folder that they are in.
+"""Label images whose values are defined by other files or by their folder: labelme's folders,
+ADE20K, Open Images, COCO's panoptic format.
 
-What a number means there differs from file to file, or stands in a table.
+The meaning of a number differs from file to file, or is defined in a table.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _label_names(path: Path) -> list[str]:
 
 
 def _read_labelme_folder(pair: Pair, terms: Sequence[str]) -> RawLabels:
-    """The numbers of the names in `terms`, from 1; label.png numbers those of its own folder."""
+    """Convert label.png's numbers, which refer to its own folder's names, to those of `terms`."""
     try:
         own = _label_names(pair.labels.with_name("label_names.txt"))
     except OSError as error:
@@ -72,7 +72,7 @@ def _read_labelme_folder(pair: Pair, terms: Sequence[str]) -> RawLabels:
 def _renumbered(
     path: Path, raw: RawLabels, names: Mapping[int, str], terms: Sequence[str]
 ) -> RawLabels:
-    """Stored numbers as the numbers of what they are called; 0 is nothing."""
+    """Convert stored numbers, by their names, to numbers in `terms`, from 1; 0 stays 0."""
     stored, inverse = np.unique(raw.values, return_inverse=True)
     strange = [value for value in stored.tolist() if value and value not in names]
     if strange or raw.values.ndim != 2:
@@ -120,7 +120,7 @@ def _find_ade20k(listing: Listing) -> Found | None:
 
 
 def _ade_names(path: Path) -> dict[int, str]:
-    """A file's whole objects (not their parts): number -> name."""
+    """A file's objects, without parts of objects: number -> name."""
     try:
         objects = read_json(path)["annotation"]["object"]
         return {
@@ -150,7 +150,7 @@ _OPEN_IMAGES_HEAD = {"MaskPath", "ImageID", "LabelName"}
 
 
 def find_open_images(listing: Listing) -> Found | None:
-    """Open Images' masks of objects, joined to layers of classes by the CSV that lists them."""
+    """Find Open Images' object masks, grouped into layers of classes by their CSV."""
     tables = {n: rows for n in listing.with_suffix(".csv") if (rows := _mask_rows(listing.path(n)))}
     if not tables:
         return None
@@ -178,7 +178,7 @@ def find_open_images(listing: Listing) -> Found | None:
 
 
 def _mask_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a list of masks; [] for another file."""
+    """The rows of a list of masks; [] for other files."""
     try:
         with open_text(path) as file:
             reader = csv.DictReader(file)
@@ -190,7 +190,7 @@ def _mask_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _class_words(listing: Listing) -> dict[str, str]:
-    """Class code -> name, of class-descriptions.csv and its like."""
+    """Class code -> name, from class-descriptions.csv or similar files."""
     words = {}
     for name in listing.with_suffix(".csv"):
         if "description" in stem_of(name).lower():
@@ -207,11 +207,10 @@ MOST_FOLDERS = 12
 
 
 def class_folders(pairs: Sequence[Pair], root: Path) -> list[str]:
-    """The folder of each pair's labels that may say what they show: of the folders that are called
-    neither images nor labels nor a split the first that differs, if words alone name it. [] where
-    there are none, or many."""
+    """The folder of each pair's labels that may be the class: the first level, apart from names of
+    images, labels and splits, that varies, if the names have no digits. [] for none, or many."""
     if not all(pair.labels.is_relative_to(root) for pair in pairs):
-        return []  # a list's
+        return []  # files of a list
     rests = [place_of(pair.labels.relative_to(root).as_posix()).rest for pair in pairs]
     at = next((at for at, some in enumerate(zip(*rests, strict=False)) if len({*some}) > 1), None)
     if at is None:
@@ -223,7 +222,7 @@ def class_folders(pairs: Sequence[Pair], root: Path) -> list[str]:
 
 
 def in_class_folders(found: Found, listing: Listing) -> Found:
-    """What was found, with a class for each such folder where a class list names all of them."""
+    """Use such folders as classes if a class list contains them all."""
     words = class_folders(found.pairs, listing.root) if found.store == "pixels" else []
     if not words or not {*words} <= {entry.name for entry in find_entries(listing)[0]}:
         return found
@@ -258,7 +257,7 @@ def _find_panoptic(listing: Listing) -> Found | None:
         before = len(gathered.pairs)
         stem, folder = stem_of(file).lower(), file[: file.rfind("/") + 1]
         for part, (png, _) in segments.items():
-            # Where the image is a PNG of the same name, the labels lie in a panoptic folder.
+            # If the image is a PNG of the same name, the labels are in a panoptic folder.
             pool = [n for n in pngs.get(png, ()) if "panoptic" in n.lower() or stem in n.lower()]
             pool = pool or pngs.get(png, [])
             at = _image_of(gathered, images.get(part, ""), file, pool)
@@ -281,7 +280,7 @@ def _find_panoptic(listing: Listing) -> Found | None:
 
 
 def _image_of(gathered: Gathered, wanted: str, file: str, labels: Sequence[str]) -> str | None:
-    """The image file of an entry, which is none of the labels."""
+    """The image file of an entry, which must not be one of the labels."""
     at = gathered.find_image(wanted, file)
     if at not in labels:
         return at
@@ -290,7 +289,7 @@ def _image_of(gathered: Gathered, wanted: str, file: str, labels: Sequence[str])
 
 
 def _read_panoptic(pair: Pair, terms: Sequence[str]) -> RawLabels:
-    """The numbers of the segments' categories, from 1; 0 where there is none."""
+    """The numbers of the segments' categories, from 1; 0 elsewhere."""
     png, file = (path for _, path in pair.layers)
     _, segments, categories = _panoptic(file)
     values = read_raw_labels(png).values.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Exports of labelling platforms: V7 Darwin, Datumaro, Hasty, Supervisely, SuperAnnotate."""
+"""Exports of labeling platforms: V7 Darwin, Datumaro, Hasty, Supervisely, SuperAnnotate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fcnseg.datasets.formats.documents import (
     ellipse,
     holding,
     outlined,
-    turned,
+    rotated,
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
@@ -31,7 +31,7 @@ from fcnseg.io.labels import decode_mask
 # --- V7 Darwin: a JSON file for each image with polygons, boxes, ellipses and a raster layer ------
 
 _DARWIN_TAGS = ("tag", "text", "string", "attributes", "raster_layer")
-"""Annotations of an image, or of no shape."""
+"""Keys of annotations without a shape of their own."""
 
 
 def _darwin_parse(path: Path) -> Document:
@@ -59,7 +59,7 @@ def _darwin_area(one: Mapping[str, Any], raster: Mapping[str, NDArray[np.bool_]]
     if "ellipse" in one:
         centre, radius = one["ellipse"]["center"], one["ellipse"]["radius"]
         ring = ellipse(0, 0, radius["x"], radius["y"])
-        ring = turned(ring, float(one["ellipse"].get("angle", 0)))
+        ring = rotated(ring, float(one["ellipse"].get("angle", 0)))
         return Area(name, [ring + np.array([centre["x"], centre["y"]])])
     if "bounding_box" in one and not {"line", "keypoint", "skeleton"} & one.keys():
         side = one["bounding_box"]
@@ -71,12 +71,12 @@ def _darwin_area(one: Mapping[str, Any], raster: Mapping[str, NDArray[np.bool_]]
 def _darwin_raster(
     annotations: list[Mapping[str, Any]], size: tuple[int, int] | None
 ) -> dict[str, NDArray[np.bool_]]:
-    """Mask annotations' ids -> bool (H, W): pairs of a number and how often, along the rows."""
+    """Mask annotations' ids -> bool (H, W), from row-major pairs of a number and its count."""
     layer = next((one["raster_layer"] for one in annotations if "raster_layer" in one), None)
     if layer is None or size is None:
         return {}
     runs = np.array(layer["dense_rle"], np.int64).reshape(-1, 2)
-    if int(runs[:, 1].sum()) != size[0] * size[1]:  # before memory is taken for them
+    if int(runs[:, 1].sum()) != size[0] * size[1]:  # checked before memory is allocated
         raise ValueError("dense_rle of another size than its image")
     numbers = np.repeat(runs[:, 0], runs[:, 1]).reshape(size)
     return {key: numbers == value for key, value in layer["mask_annotation_ids_mapping"].items()}
@@ -132,7 +132,7 @@ def _datumaro_area(one: Mapping[str, Any], names: Sequence[str]) -> Area | None:
     if one["type"] == "bbox":
         x, y, width, height = one["bbox"]
         degrees = float(one.get("attributes", {}).get("rotation") or 0)  # of CVAT's boxes
-        return Area(name, [turned(box(x, y, x + width, y + height), degrees)])
+        return Area(name, [rotated(box(x, y, x + width, y + height), degrees)])
     if one["type"] == "ellipse":
         x0, y0, x1, y1 = one["points"]
         return Area(name, [ellipse((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2)])
@@ -165,7 +165,7 @@ def _hasty_parse(path: Path) -> Document:
 def _hasty_area(one: Mapping[str, Any], image: tuple[int, int]) -> Area | None:
     name = str(one["class_name"])
     x0, y0, x1, y1 = one["bbox"] or (0, 0, 0, 0)
-    if one.get("mask"):  # run lengths along the rows of the box, from a run of zeros
+    if one.get("mask"):  # row-major run lengths within the box, beginning with zeros
         size = int(y1) - int(y0), int(x1) - int(x0)
         if size[0] > image[0] or size[1] > image[1]:
             raise ValueError(f"a mask of {size[1]}x{size[0]} in an image of {image[1]}x{image[0]}")
@@ -186,7 +186,7 @@ HASTY = outlined(
 # --- Supervisely: ds0/img, ds0/ann, meta.json ---
 
 MOST_BYTES = 1 << 28
-"""A bitmap does not unpack to more."""
+"""Maximum bytes of a decompressed bitmap."""
 
 
 _SUPERVISELY_HEAD = marks(b'"objects"', b'"size"')
@@ -200,7 +200,7 @@ def _supervisely_files(listing: Listing) -> list[str]:
 def _supervisely_parse(path: Path) -> Document:
     data = read_json(path)
     size = int(data["size"]["height"]), int(data["size"]["width"])
-    # The image's folder stands beside the file's: two datasets may have images of one name.
+    # A relative path, as two datasets may have images of the same name.
     image = f"../img/{path.name.removesuffix('.json')}"
     areas = map(_supervisely_area, data["objects"])
     return Document({"": annotated(image, size, areas, ordered=True)}, _supervisely_names(path))
@@ -277,7 +277,7 @@ def _superannotate_area(one: Mapping[str, Any], names: Mapping[int, str]) -> Are
         return None
     if one["type"] == "ellipse":
         ring = ellipse(one["cx"], one["cy"], one["rx"], one["ry"])
-        return Area(name, [turned(ring, float(one.get("angle") or 0))])
+        return Area(name, [rotated(ring, float(one.get("angle") or 0))])
     points = one["points"]
     if one["type"] == "rbbox":
         return Area(name, [np.array([(points[f"x{n}"], points[f"y{n}"]) for n in range(1, 5)])])

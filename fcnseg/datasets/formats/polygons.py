@@ -1,7 +1,7 @@
-"""Labels drawn from outlines: COCO JSON, labelme JSON, YOLO text.
+"""Draw labels from outlines: COCO JSON, labelme JSON, YOLO text.
 
-Each gives for an image its size and the areas to draw, back to front; the words for classes
-are numbered by the dataset's `terms`: term i is drawn as i + 1, everything else is 0.
+Each defines an image's size and its areas, back to front. Classes are numbered by the dataset's
+`terms`: term i is drawn as i + 1, everything else is 0.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from fcnseg.io.labels import decode_mask
 Json = Mapping[str, Any]
 
 Fill = Callable[[NDArray[np.int32], NDArray[np.floating], int], None]
-"""Draws the inside of an outline with a number."""
+"""Fills an outline with a number."""
 
 KEPT_DOCUMENTS = 4
-"""COCO files kept in memory after parsing; a dataset has one for each split."""
+"""Number of parsed COCO files in memory; a dataset has one for each split."""
 
 BOXES = "ignore"
-"""The term of areas that only a box surrounds; the name says that they do not count."""
+"""The term of areas with only a box; a name that marks ignored values."""
 
 MOST_NUMBERED = 1 << 16
-"""Classes that a file of numbers without names can have."""
+"""Maximum class number in a file without names."""
 
 MOST_BEYOND = 2
-"""How far a YOLO outline may leave its image, which is 1 wide and high."""
+"""Maximum absolute coordinate of a YOLO outline, whose image is 1 wide and high."""
 
 BOXES_IGNORED = "boxes have no outline, what they cover is ignored"
 
@@ -58,18 +58,18 @@ NO_OUTLINE = "no segmentation"
 LABELME_AREAS = {
     "polygon": 3, "rectangle": 2, "circle": 2, "mask": 1, "rotation": 3, "quadrilateral": 3,
 }  # fmt: skip
-"""The points that labelme's shapes need to cover pixels; lines and points never do."""
+"""Minimum points of labelme's shapes that cover pixels; lines and points do not."""
 
 
 def by_number(key: Any) -> tuple[bool, Any]:
-    """The order of a file's own numbers; what is none comes last."""
+    """A sort key for ids: numbers in order, others last."""
     return (False, key) if isinstance(key, int | float) else (True, str(key))
 
 
 def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArray[np.int32]:
-    """A COCO image's annotations as int32 (H, W) term numbers, smaller areas over larger.
+    """Draw a COCO image's annotations as int32 (H, W) term numbers, smaller areas over larger.
 
-    fill: what a box alone surrounds is its class; else it is the term BOXES, below all areas.
+    fill: fill boxes without outlines with their class; else with the term BOXES, below all areas.
     """
     document = coco_document(pair.labels)
     try:
@@ -96,29 +96,28 @@ def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
 
 
 def _id(value: Any) -> Any:
-    """A number that identifies something as an int, also where a program wrote 1.0 or "1"."""
+    """An id as an int, also if it was written as 1.0 or "1"."""
     if isinstance(value, str) and value.isdecimal() and str(int(value)) == value:
         return int(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _listed(entries: Sequence[Json] | Mapping[str, Json]) -> Sequence[Json]:
-    """Entries, which LIVECell's files hold by id."""
+    """Entries as a list; LIVECell's files have them by id."""
     return [*entries.values()] if isinstance(entries, Mapping) else entries
 
 
 class CocoDocument:
     """A COCO file, indexed.
 
-    images, annotations: by image id, as text; annotations only that can be drawn. counts: how
-    many there are of each image. boxes: those with nothing but a box, where others have
-    outlines. unusable: how many can't be drawn whatever image files there are, by reason.
-    names: category id -> name.
+    images, annotations: by image id, as text; annotations only if they can be drawn. counts:
+    number of annotations per image. boxes: annotations with only a box, if others have outlines.
+    unusable: number of annotations that can't be drawn, by reason. names: category id -> name.
     """
 
     def __init__(self, data: Json) -> None:
         self.names = {_id(one["id"]): str(one["name"]).strip() for one in data["categories"]}
-        first: dict[str, str] = {}  # an image may be listed twice: its first id stands for both
+        first: dict[str, str] = {}  # file -> first id, as an image may be listed twice
         listed = {str(_id(image["id"])): image for image in data["images"]}
         same = {
             key: first.setdefault(str(image.get("file_name", key)), key)
@@ -153,7 +152,7 @@ class CocoDocument:
         return found
 
     def _unusable(self, annotation: Json, image: str) -> str:
-        """Why an annotation can't be drawn; "" when it can."""
+        """Why an annotation can't be drawn; "" if it can."""
         outline = annotation.get("segmentation")
         if not outline or (
             isinstance(outline, list)
@@ -166,11 +165,11 @@ class CocoDocument:
 
 
 coco_document = Cached(lambda path: CocoDocument(read_json(path)), KEPT_DOCUMENTS)
-"""A COCO file, parsed once; MediaError when it is not one."""
+"""Parse a COCO file, cached; MediaError for other content."""
 
 
 def draw_labelme(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
-    """A labelme file as int32 (H, W) term numbers, later shapes over earlier ones."""
+    """Draw a labelme file as int32 (H, W) term numbers, later shapes over earlier ones."""
     data = read_json(pair.labels)
     try:
         height, width = data.get("imageHeight"), data.get("imageWidth")
@@ -190,7 +189,7 @@ def draw_labelme(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
 
 
 def has_area(shape: Json) -> bool:
-    """Whether one of labelme's shapes covers pixels."""
+    """Whether a labelme shape covers pixels."""
     kind = _kind(shape)
     return kind in LABELME_AREAS and len(shape["points"]) >= LABELME_AREAS[kind]
 
@@ -204,10 +203,10 @@ def _points(shape: Json) -> NDArray[np.float64]:
 
 
 def draw_yolo(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArray[np.int32]:
-    """A YOLO polygon file as int32 (H, W) class numbers + 1, smaller areas over larger.
+    """Draw a YOLO polygon file as int32 (H, W) class numbers + 1, smaller areas over larger.
 
-    What a box alone covers is the term BOXES: nobody has said which of its pixels are the thing.
-    fill: it is the box's class.
+    Boxes without outlines become the term BOXES, as the object's pixels are unknown.
+    fill: they become the box's class.
     """
     height, width = image_size(pair.image)
     labels = np.zeros((height, width), np.int32)
@@ -227,10 +226,9 @@ def draw_yolo(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
 
 
 def yolo_lines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """(class number, outline as (N, 2) fractions of width and height) for each line.
+    """Yield (class number, outline as (N, 2) fractions of width and height) for each line.
 
-    Lines with four numbers are boxes: (2, 2), the centre and the extent. MediaError for other
-    content.
+    Lines with four numbers are boxes: (2, 2), center and size. MediaError for other content.
     """
     try:
         lines = from_bytes(path.read_bytes()).splitlines()
@@ -261,12 +259,12 @@ def yolo_lines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
 
 
 def read_json(path: Path) -> Json:
-    """A JSON file holding an object; MediaError when it is not one."""
+    """Read a JSON file that contains an object; MediaError for other content."""
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise cannot_read(path, error) from None
-    except PARSE_ERRORS as error:  # JSONDecodeError, UnicodeDecodeError; nested beyond all depth
+    except PARSE_ERRORS as error:  # JSONDecodeError, UnicodeDecodeError, RecursionError
         raise MediaError(f"{path} is not a JSON file: {reason(error)}.") from None
     if not isinstance(data, dict):
         raise MediaError(f"{path} holds a {type(data).__name__}, not an object.")
@@ -274,12 +272,12 @@ def read_json(path: Path) -> Json:
 
 
 def _fill_of(rings: Iterable[NDArray[np.float64]], *, edges: bool = False) -> Fill:
-    """How the outlines of one image are filled. edges: (0, 0) is said to be a pixel's corner."""
+    """The function that fills outlines. edges: whether (0, 0) is known to be a pixel's corner."""
     return fill_inside if edges or follow_edges(rings) else fill_polygon
 
 
 def _rings(segmentation: Any) -> list[NDArray[np.float64]]:
-    """The outlines of a COCO segmentation; none of runs."""
+    """The outlines of a COCO segmentation; [] for run lengths."""
     if isinstance(segmentation, Mapping):
         return []
     if segmentation and isinstance(segmentation[0], int | float):
@@ -290,7 +288,7 @@ def _rings(segmentation: Any) -> list[NDArray[np.float64]]:
 def _draw_segmentation(
     labels: NDArray[np.int32], segmentation: Any, number: int, fill: Fill
 ) -> None:
-    """Polygons (a list of x, y, x, y ... lists), or runs, compressed or not."""
+    """Draw polygons (lists of x, y, x, y ...) or run lengths, compressed or not."""
     if isinstance(segmentation, Mapping):
         runs = runs_of(segmentation)
         height, width = (int(extent) for extent in segmentation["size"])
@@ -303,7 +301,7 @@ def _draw_segmentation(
 
 
 def _coco_area(annotation: Json) -> float:
-    """An annotation's area in pixels: as stated, else of its outlines or its runs."""
+    """An annotation's area in pixels: as stated, else computed from outlines or run lengths."""
     stated = annotation.get("area")
     if stated:
         return float(stated)
@@ -314,7 +312,7 @@ def _coco_area(annotation: Json) -> float:
 
 
 def _ring_area(ring: NDArray[np.float64]) -> float:
-    """The area an outline encloses (the shoelace formula)."""
+    """The area of an outline (shoelace formula)."""
     x, y = ring[:, 0], ring[:, 1]
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 

@@ -1,5 +1,5 @@
-"""Regions of one image a file: Aperio ImageScope, LabelMe, Cityscapes' polygons, GeoJSON, xBD,
-SA-1B; of many: Labelbox."""
+"""Formats of regions, one file per image: Aperio ImageScope, PAGE, ASAP, LabelMe, Cityscapes'
+polygons, GeoJSON, xBD, SA-1B; one file for many images: Labelbox."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ IMAGE_SCOPE = outlined(
 
 
 def _page_parse(path: Path) -> Document:
-    """Regions of a page with their <Coords>: their `type`, else what their element is called."""
+    """Regions of a page by their <Coords>; the class is `type`, else the element's name."""
     root = read_xml(path)
     page = next((one for one in root.iter() if _tag(one) == "Page"), root)
     height, width = page.get("imageHeight"), page.get("imageWidth")
@@ -146,7 +146,7 @@ _CITYSCAPES_END = re.compile(r"_gt(fine|coarse)_polygons$", re.IGNORECASE)
 
 
 def _cityscapes_parse(path: Path) -> Document:
-    """Objects are drawn in their order; `label` names the class, `deleted` ones do not count."""
+    """Objects are drawn in order; `label` is the class, `deleted` ones are skipped."""
     data = read_json(path)
     height, width = (
         data.get("imgHeight", data.get("height")),
@@ -175,7 +175,7 @@ CITYSCAPES_JSON = outlined(
 # --- GeoJSON in pixels (QuPath, SpaceNet's pixel coordinates) -------------------------------------
 
 _GEOJSON_WORDS = ("classification", "class", "label", "name", "type", "category")
-"""Properties that name a feature's class, the likeliest first."""
+"""Properties with a feature's class, most likely first."""
 
 
 DEGREES = 4326
@@ -196,14 +196,17 @@ def _geojson_parse(path: Path) -> Document:
 
 
 def _geojson_epsg(data: Any) -> int:
-    """The coordinate system that a file names; 0 for none."""
+    """The EPSG code of a file's coordinate system; 0 for none."""
     crs = str(data.get("crs")) if isinstance(data, Mapping) and data.get("crs") else ""
     number = re.search(r"EPSG:[\d.]*:?(\d+)", crs)
     return int(number[1]) if number else DEGREES if "CRS84" in crs else 0
 
 
 def _geojson_in_pixels(image: Annotated, path: Path) -> Annotated:
-    """Areas on a map as pixels of a GeoTIFF. MediaError where that has another map, or none."""
+    """Convert areas from map coordinates to pixels of a GeoTIFF.
+
+    MediaError if its coordinate system differs or is missing.
+    """
     if not image.epsg:
         return image
     place = georeference_in_tags(path)
@@ -245,7 +248,7 @@ def _geojson_name(properties: Mapping[str, Any]) -> str:
 
 
 def _geojson_geographic(points: NDArray[np.float64]) -> bool:
-    """Whether points are degrees: within the globe, and all in less than one unit of each other."""
+    """Whether points are degrees: valid coordinates, all within one degree."""
     near = bool((np.ptp(points, axis=0) < 1).all())
     return near and bool((np.abs(points) <= (180, 90)).all())
 
@@ -316,7 +319,7 @@ def _labelbox_parse(path: Path) -> Document:
         about, shown = row["data_row"], row.get("media_attributes") or {}
         labels = [one for project in row["projects"].values() for one in project["labels"]]
         if not labels:
-            continue  # nobody has labelled it
+            continue  # not labeled
         objects = labels[-1]["annotations"]["objects"]
         size = (int(shown["height"]), int(shown["width"])) if shown.get("height") else None
         file = str(about.get("external_id") or about.get("global_key") or about["id"])

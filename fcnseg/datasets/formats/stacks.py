@@ -1,7 +1,7 @@
-"""Files that hold many images: TIFF pages, the slices of NIfTI volumes, arrays (.npy, .npz).
+"""Files with several images: TIFF pages, slices of NIfTI volumes, arrays (.npy, .npz).
 
-A file of images belongs to the file of labels that has as many pages of the same size and, of
-several, shares most words of its path. Each page is a pair.
+A file of images is paired with the file of labels that has equally many pages of the same size
+and, among several, shares most words of its path. Each page is a pair.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ TIFF, NIFTI, ARRAYS = (".tif", ".tiff"), (".nii", ".gz"), (".npy", ".npz")
 IMAGE_KEYS = ("imgs", "images", "image", "img", "x")
 
 LABEL_KEYS = ("gts", "masks", "labels", "gt", "mask", "label", "seg", "segmentation", "y")
-"""What the arrays of one .npz file are called."""
+"""Names of arrays in a .npz file."""
 
 WINDOW = (0.5, 99.5)
-"""Of numbers other than bytes these percentiles become black and white."""
+"""Percentiles of values other than uint8 that are displayed as black and white."""
 
 
 def _find(listing: Listing) -> Found | None:
@@ -52,7 +52,7 @@ def _find(listing: Listing) -> Found | None:
 
 
 def _stacks(listing: Listing) -> list[str]:
-    """The files that may hold many images, where most of their kind do."""
+    """The files that may contain several images, if most of their kind do."""
     nifti = [n for n in listing.with_suffix(*NIFTI) if n.lower().endswith((".nii", ".nii.gz"))]
     if nifti:
         return nifti
@@ -80,7 +80,7 @@ def _has_both(listing: Listing, name: str) -> bool:
 
 
 def _paired(listing: Listing, files: Sequence[str]) -> list[tuple[str, str]]:
-    """(file of images, file of its labels), told by what the pages show."""
+    """(file of images, file of labels), by the content of the pages."""
     shown: dict[str, tuple[tuple[int, ...], Look]] = {}
     for name in files:
         try:
@@ -121,7 +121,7 @@ def _words(name: str) -> set[str]:
 
 
 def _look(stack: NDArray[Any]) -> Look:
-    """What the page shows that has most to show."""
+    """The statistics of the sampled page with the most contrast."""
     middle = [np.asarray(stack[page]) for page in sample(range(len(stack)))]
     page = max(middle, key=lambda page: float(np.std(page)))
     single = page if page.ndim == 2 else page[..., 0] if page.shape[2] != 3 else page
@@ -141,9 +141,9 @@ def _pages(listing: Listing, image: str, labels: str) -> list[Pair]:
 
 
 def read_stack(path: Path, side: str) -> NDArray[Any]:
-    """(N, H, W) or (N, H, W, C) pages of a file; MediaError when it can't be read.
+    """Read the pages of a file, (N, H, W) or (N, H, W, C); MediaError when it can't be read.
 
-    side: "images" or "labels", where one .npz file has both.
+    side: "images" or "labels", for a .npz file with both.
     """
     try:
         return _cached(path, path.stat().st_mtime_ns, side)
@@ -177,7 +177,7 @@ def _page(image: Image.Image, number: int) -> NDArray[Any]:
 
 
 def _read_nifti(path: Path) -> NDArray[Any]:
-    """The slices along the last axis of space."""
+    """The slices along the last spatial axis."""
     try:
         import nibabel  # noqa: PLC0415, RUF100 - needed for these files alone
     except ImportError:
@@ -207,7 +207,7 @@ def _read_arrays(path: Path, side: str) -> NDArray[Any]:
 
 
 def read_page(path: Path, page: int) -> NDArray[np.uint8]:
-    """A page as an image, uint8 (H, W, 3) RGB."""
+    """Read a page as an image, uint8 (H, W, 3) RGB."""
     stack = read_stack(path, "images")
     shown = np.asarray(stack[page])
     if shown.dtype != np.uint8:
@@ -221,7 +221,7 @@ def read_page(path: Path, page: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=16)
 def _window(path: Path, changed: int) -> tuple[float, float]:
-    """What is black and what is white in a file: 0 and 255 where its numbers are such."""
+    """The values displayed as black and white: 0 and 255 if the file's range is 0..255."""
     del changed
     stack = read_stack(path, "images")
     some = np.stack([np.asarray(stack[page]) for page in sample(range(len(stack)))])

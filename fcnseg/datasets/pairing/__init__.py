@@ -1,4 +1,4 @@
-"""Images paired with their labels. Here: a folder's files, listed once, and what its words say."""
+"""Pair images with labels. This module: the listing of a folder's files, and words in names."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from fcnseg.progress import Callback, Message, is_hidden, no_callback, warn_unli
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """Every file under a folder.
+    """All files under a folder.
 
-    files: paths relative to root, "/" between parts, in a fixed order. Text, because a
-    folder of 100,000 pairs has 200,000 of them.
+    files: paths relative to root, "/" between parts, in a fixed order; str, as a folder of
+    100,000 pairs has 200,000 of them.
     """
 
     root: Path
@@ -33,12 +33,12 @@ class Listing:
         return len(self.files)
 
     def path(self, name: str) -> Path:
-        """Where a listed file is."""
+        """The path of a listed file."""
         return self.root / name
 
     @cached_property
     def images(self) -> tuple[str, ...]:
-        """The files whose suffix says they are images, and arrays in folders of images."""
+        """The files with an image suffix, and arrays in image folders."""
         found = self.with_suffix(*IMAGE_SUFFIXES)
         arrays = [name for name in self.with_suffix(".npy") if place_of(name).role == "images"]
         return tuple(sorted((*found, *arrays))) if arrays else found
@@ -51,13 +51,13 @@ class Listing:
         return tuple(self.files[place] for place in sorted(chain.from_iterable(groups)))
 
     def saying(self, words: Sequence[bytes], *suffixes: str) -> list[str]:
-        """The files with one of these suffixes that hold all these words, see `says`."""
+        """The files with one of these suffixes that contain all these words, see `says`."""
         return [name for name in self.with_suffix(*suffixes) if self.says(name, words)]
 
     def says(self, name: str, words: Sequence[bytes]) -> bool:
-        """Whether a file holds all these words, which are `marks`.
+        """Whether a file contains all these words, which must be registered by `marks`.
 
-        Of a large one the ends are looked at, and the first word or the last is enough.
+        In a large file only both ends are searched, and the first or the last word is enough.
         """
         seen = self._seen.get(name)
         if seen is None:
@@ -69,30 +69,30 @@ class Listing:
 
     @cached_property
     def _seen(self) -> dict[str, int]:
-        """The marks in the files that were looked at, a bit each: a dozen finders ask for them."""
+        """Cache of the marks in each file, as bits; a dozen finders query it."""
         return {}
 
     @cached_property
     def _by_suffix(self) -> dict[str, list[int]]:
-        """Places in `files`, by suffix: finders ask for many suffixes that hardly a file has."""
+        """Indices in `files` by suffix: finders query many suffixes that are rare."""
         groups: dict[str, list[int]] = {}
         for place, name in enumerate(self.files):
             groups.setdefault(suffix_of(name), []).append(place)
         return groups
 
     def mentions(self, *words: str) -> bool:
-        """Whether the path of some file has one of these words (lower case)."""
+        """Whether any path contains one of these words (lower case)."""
         return any(word in self._text for word in words)
 
     @cached_property
     def _text(self) -> str:
-        """All paths, in lower case: searched much faster than one after the other."""
+        """All paths in one lower-case string, which is much faster to search."""
         return "\n".join(self.files).lower()
 
     def named(self, *names: str) -> tuple[str, ...]:
         """The files with one of these names (lower case), those nearest to the root first."""
         if not self.mentions(*names):
-            return ()  # nearly always, and cheap
+            return ()  # the common case, checked cheaply
         hits = [name for name in self.files if name.rpartition("/")[2].lower() in names]
         return tuple(sorted(hits, key=lambda name: name.count("/")))
 
@@ -105,7 +105,7 @@ class Listing:
         part: str = "",
         layers: Iterable[tuple[str, str]] = (),
     ) -> Pair:
-        """A pair of listed files, in the split of the image's folders, else in `split`."""
+        """A pair of listed files, with the split of the image's folders, else `split`."""
         place = place_of(image)
         name = "/".join((*place.rest, stem_of(image)))
         files = self.path(image), self.path(labels)
@@ -119,14 +119,14 @@ _MARKS: dict[bytes, int] = {}
 
 
 def marks(*words: bytes) -> tuple[bytes, ...]:
-    """Words that a format's files are known by. A file is looked at once, for those of all."""
+    """Register words that identify a format's files; a file is searched once for all of them."""
     for word in words:
         _MARKS.setdefault(word, 2 << len(_MARKS))
     return words
 
 
 def _marks_in(path: Path) -> int:
-    """The bits of the marks in a file (in the ends of a large one, whose bit is set, too)."""
+    """The bits of the marks in a file; in a large one, of its ends, with the bit _LARGE."""
     large = 0
     try:
         with path.open("rb") as file:
@@ -144,9 +144,9 @@ def _marks_in(path: Path) -> int:
 
 
 def list_folder(root: Path, callback: Callback = no_callback) -> Listing:
-    """Every file under a folder but hidden ones, what macOS adds to archives and earlier outputs.
+    """List the files under a folder, except hidden and system files and earlier outputs.
 
-    The callback receives a Message about the latter.
+    The callback gets a message about skipped outputs.
     """
     outputs: list[Path] = []
     files = tuple(_walk(root, outputs, callback))
@@ -157,7 +157,7 @@ def list_folder(root: Path, callback: Callback = no_callback) -> Listing:
 
 
 def suffix_of(name: str) -> str:
-    """A path's suffix in lower case, with the dot."""
+    """A path's suffix in lower case, including the dot."""
     dot = name.rfind(".")
     return name[dot:].lower() if dot > name.rfind("/") + 1 else ""
 
@@ -173,17 +173,17 @@ def without_suffix(name: str) -> str:
 
 
 def start_below(root: Path) -> int:
-    """How many letters of the paths below a folder are the folder's: none of those below "."."""
+    """The number of characters before the relative part of a folder's paths; 0 for "."."""
     return len(str(root / "_")) - 1
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's suffix says it is an image."""
+    """Whether a file has an image suffix."""
     return suffix_of(name) in IMAGE_SUFFIXES
 
 
 def _walk(root: Path, outputs: list[Path], callback: Callback) -> Iterator[str]:
-    """The names of all files; folders of earlier outputs are added to `outputs`."""
+    """Yield the names of all files; folders of earlier outputs are added to `outputs`."""
     seen = set()
     for folder, folders, names in os.walk(root, True, warn_unlisted(callback), followlinks=True):
         real = os.path.realpath(folder)  # noqa: PTH118, RUF100 - a link may lead in a circle
@@ -228,11 +228,11 @@ SPLIT_WORDS: Mapping[str, SplitName] = {
     for word in words.split()
     for end in (_FUSED if word.isascii() else ("",))
 }
-"""What people call the parts of a dataset, lower case; also in one word (testset, Testdaten)."""
+"""Words for splits in many languages, lower case; also as compounds (testset, Testdaten)."""
 
 
 def one_split(named: Sequence[SplitName]) -> SplitName:
-    """The split that one name means: `train_val` is for training, `train_test` says nothing."""
+    """The split that these words name: `train_val` is train, `train_test` is ambiguous ("")."""
     splits = set(named) - {""}
     if splits == {"train", "val"}:
         return "train"
@@ -252,25 +252,25 @@ LABEL_WORDS = frozenset([
 ])  # fmt: skip
 
 FILLERS = frozenset(["png", "pngs", "jpg", "raw", "all", "semantic", "binary", "class", "ids"])
-"""Words that change nothing in a folder's name ("masks_png")."""
+"""Words without meaning in a folder's name ("masks_png")."""
 
 OBJECT_WORDS = frozenset(
     ["segmentationobject", "segmentationobjectpng", "inst", "instance", "instances", "instanceids"]
 )
-"""Folders of numbered objects, which are labels only where there are no others."""
+"""Folders of numbered objects, used as labels only if there are no others."""
 
 OTHER_WORDS = OBJECT_WORDS | {
     "segmentationclassvisualization", "panoptic", "depth", "disparity", "overlay", "overlays",
 }  # fmt: skip
-"""Folders of images that are neither."""
+"""Folders of files that are neither images nor labels."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file stands.
+    """The meaning of a file's folders.
 
-    role: "images", "labels", "other" or "" when no folder says.
-    rest: the folders that say nothing, as written.
+    role: "images", "labels", "other", or "" if unknown.
+    rest: the other folders, as written.
     """
 
     split: SplitName
@@ -279,12 +279,12 @@ class Place:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What partners have in common."""
+        """A key that is equal for an image and its labels."""
         return self.split, as_text("/".join(self.rest)).lower()
 
 
 def place_of(name: str) -> Place:
-    """What the folders of a listed file say."""
+    """The meaning of a listed file's folders."""
     return _place(name.rpartition("/")[0])
 
 
@@ -303,7 +303,7 @@ def _place(folder: str) -> Place:
 
 
 def read_word(folder: str) -> tuple[SplitName, str]:
-    """The split and the role in a folder's name ("trainannot": train, labels); ("", "") if none."""
+    """The split and role in a folder's name ("trainannot": train, labels); ("", "") if none."""
     word = as_text(folder).lower().replace(" ", "_").replace("-", "_")
     if word in OTHER_WORDS:
         return "", "other"
@@ -326,7 +326,7 @@ def _role(word: str) -> str:
 
 
 def _unfuse(word: str) -> tuple[str, ...]:
-    """ "trainannot" as train, annot."""
+    """Split a compound: "trainannot" -> train, annot."""
     for split in SPLIT_WORDS:
         if word.startswith(split) and _role(word[len(split) :]):
             return split, word[len(split) :]
@@ -336,7 +336,7 @@ def _unfuse(word: str) -> tuple[str, ...]:
 
 
 def split_roles(files: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The image files and the label files, as the names of their folders say."""
+    """The image files and the label files, by the names of their folders."""
     by_role: dict[str, list[str]] = {"images": [], "labels": [], "other": [], "": []}
     for name in files:
         by_role[place_of(name).role].append(name)

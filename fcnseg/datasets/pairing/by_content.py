@@ -1,7 +1,7 @@
-"""Which files are the images and which are their labels, told by what the files show.
+"""Determine by their content which files are images and which are their labels.
 
-Where several sets of labels are there for the same images, those that can't be meant are dropped
-(a camera's field of view, copies in color); when two remain the folder is refused, with both.
+If there are several sets of labels for the same images, implausible ones are dropped (a camera's
+field of view, copies in color); if two remain, the folder is refused with an error that lists both.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from fcnseg.progress import Callback, Message
 
 
 def find_by_content(listing: Listing) -> Found | None:
-    """Images and labels that match one to one, whatever they are called; told by their pixels.
+    """Find images and labels that match one to one, whatever their names, by their pixels.
 
-    DatasetError when there is more than one way to read the folder.
+    DatasetError if the result is ambiguous.
     """
     looks = Looks(listing)
-    candidates = _without(listing, OTHER_WORDS, looks)  # segments' numbers, depth: no classes
+    candidates = _without(listing, OTHER_WORDS, looks)  # without segment numbers and depth
     objects = not candidates
     candidates = candidates or _without(listing, OTHER_WORDS - OBJECT_WORDS, looks)
     if not candidates:
@@ -56,7 +56,7 @@ def find_by_content(listing: Listing) -> Found | None:
     rivals = [one for one in candidates if mostly_same(one.images, first.images)]
     chosen = choose(listing, rivals, looks)
     taken = {name for one in rivals for name in one.images | one.labels}
-    also = [one for one in candidates if not one.labels.isdisjoint(taken)]  # other sensors' images
+    also = [one for one in candidates if not one.labels.isdisjoint(taken)]  # of other sensors
     taken.update(*(one.images for one in also))
     apart = [one for one in candidates if taken.isdisjoint(one.images | one.labels)]
     spare = {name for one in candidates for name in one.labels}
@@ -64,7 +64,7 @@ def find_by_content(listing: Listing) -> Found | None:
 
 
 def _without(listing: Listing, others: Iterable[str], looks: Looks) -> list[Candidate]:
-    """The ways to pair a folder's files, those that words call something else aside."""
+    """The candidate pairings of a folder's files, without those named by `others`."""
     files = [
         name
         for name in listing.images
@@ -79,9 +79,9 @@ def _without(listing: Listing, others: Iterable[str], looks: Looks) -> list[Cand
 
 
 def find_sides(listing: Listing, images: str, labels: str) -> Found:
-    """The pairs of chosen files: folders or patterns, "" for what is not said.
+    """The pairs of chosen images and labels: folders or patterns, "" for not given.
 
-    DatasetError when nothing matches one to one.
+    DatasetError if nothing matches one to one.
     """
     looks = Looks(listing)
 
@@ -94,7 +94,7 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
         return sorted(kept, key=lambda one: (-len(one.pairs), one.words))
 
     shown, named = candidates_of(listing.images, looks), known(_by_names(listing))
-    if images:  # others, of another camera, leave no room for labels that only some images have
+    if images:  # images of another camera could outnumber labels that only some images have
         others = {name for one in shown for name in one.images if not means(images, name)}
         shown = candidates_of([name for name in listing.images if name not in others], looks)
     shown = known(shown)
@@ -104,7 +104,7 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
             f"{listing.root}: of {chosen} no two files match.",
             hint=f"a folder (last_msk) or a pattern (*_mask.png), relative to root; {CHOOSE}",
         )
-    # What files are called says nothing of which side holds the labels.
+    # Pairs by name alone do not show which side has the labels.
     by_name = not shown or 2 * len(shown[0].pairs) < len(named[0].pairs)
     best, *more = named if by_name else shown
     rivals = [best, *(one for one in more if mostly_same(one.images, best.images))]
@@ -114,14 +114,14 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
 
 
 def _by_names(listing: Listing) -> list[Candidate]:
-    """Every way to pair the files by name, whatever they show."""
+    """All pairings of the files by name, whatever their content."""
     names = Names(listing.images)
     both = [way for one in names.differences() for way in (one, one.swapped())]
     return [Candidate(tuple(names.matches(way)), way.first, way.second) for way in both]
 
 
 def candidates_of(files: Sequence[str], looks: Looks) -> list[Candidate]:
-    """The ways to pair files of which one side looks like labels, that with most pairs first."""
+    """The candidate pairings in which one side looks like labels, with most pairs first."""
     for suffixes in (False, True):
         kept = _of_files(Names(files, suffixes=suffixes), looks)
         if kept:
@@ -130,7 +130,7 @@ def candidates_of(files: Sequence[str], looks: Looks) -> list[Candidate]:
 
 
 def _of_files(names: Names, looks: Looks) -> list[Candidate]:
-    """The ways to pair files that differ in some words, of which one side looks like labels."""
+    """The pairings of files whose names differ in words and of which one side looks like labels."""
     found = []
     for difference in names.differences():
         pairs = names.matches(difference)
@@ -149,7 +149,7 @@ def _of_files(names: Names, looks: Looks) -> list[Candidate]:
 
 
 def _better_unshelved(files: Sequence[str], kept: list[Candidate], looks: Looks) -> list[Candidate]:
-    """The candidates that shelves say nothing in, if they pair more, or more by one rule."""
+    """The candidates that ignore shelf folders, if they pair more files, or more by one rule."""
     used = {name for one in kept for name in one.images | one.labels}
     pairs = len(kept[0].pairs)
     if (len(used) == len(files) and 2 * pairs == len(used)) or not are_shelved(files):
@@ -161,7 +161,7 @@ def _better_unshelved(files: Sequence[str], kept: list[Candidate], looks: Looks)
 
 
 def _consistent(found: Sequence[Candidate]) -> list[Candidate]:
-    """Those that do not take images for labels, nor pair by chance what another pairs by rule."""
+    """The candidates that do not contradict one with more pairs."""
     kept: list[Candidate] = []
     for one in sorted(found, key=lambda one: (-len(one.pairs), one.words)):
         if not any(_contradicts(one, other) for other in kept):
@@ -170,7 +170,7 @@ def _consistent(found: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _contradicts(one: Candidate, other: Candidate) -> bool:
-    """Whether a candidate is by chance, given another with at least as many pairs."""
+    """Whether a candidate is accidental, given another with at least as many pairs."""
     same_images, same_labels = one.images & other.images, one.labels & other.labels
     return bool(
         one.images & other.labels
@@ -181,9 +181,9 @@ def _contradicts(one: Candidate, other: Candidate) -> bool:
 
 
 def _only_image(listing: Listing, candidates: Sequence[Candidate], looks: Looks) -> Candidate:
-    """The candidate with most pairs, or the one that words prefer of those with its labels.
+    """The candidate with most pairs; with the same labels, the one that is preferred by words.
 
-    DatasetError where label files belong to two images each and no word says to which.
+    DatasetError if label files belong to two images each and it is ambiguous.
     """
     first = candidates[0]
     rivals = [
@@ -197,7 +197,7 @@ def _only_image(listing: Listing, candidates: Sequence[Candidate], looks: Looks)
         rivals,
         lambda one: says(one.image_words, DERIVED | _RENDERED) and "rgb" not in one.image_words,
     )
-    least = min(one.words for one in rivals)  # a partner's name differs in no more than its side
+    least = min(one.words for one in rivals)  # prefer names that differ in fewest words
     rivals = [one for one in rivals if one.words == least]
     rivals = unless_all(rivals, lambda one: not says(one.image_words, IMAGE_WORDS))
     if len(rivals) > 1:
@@ -206,15 +206,15 @@ def _only_image(listing: Listing, candidates: Sequence[Candidate], looks: Looks)
 
 
 _RENDERED = frozenset(["normal", "normals", "albedo", "shading", "diffuse", "flow", "uv"])
-"""Words of images that renderers write beside the photograph-like one."""
+"""Words for other outputs of renderers, beside the color image."""
 
 
 def as_found(
     listing: Listing, chosen: Sequence[Candidate], spare: Iterable[str], looks: Looks
 ) -> Found:
-    """The pairs of one candidate, or of several that are parts of a folder (or a class each).
+    """The pairs of one candidate, or of several (parts of a folder, or one class each).
 
-    spare: label files that were not chosen; they are no orphans, nor are others like them.
+    spare: label files that were not chosen, and are not orphans.
     """
     refuse_two_cameras(listing, chosen)
     by_image: dict[str, list[tuple[str, str]]] = {}
@@ -237,8 +237,8 @@ def as_found(
 
 
 def _images_alone(names: Sequence[str], chosen: Candidate, looks: Looks) -> list[str]:
-    """Of files without a partner those that are images, no other labels: told by their folders,
-    and by what a few of each folder show. Those beside the labels in use are told of."""
+    """The images among files without a partner: by their folders and the content of a few files of
+    each folder. All files in the label folders are included."""
     folders: dict[str, list[str]] = {}
     for name in names:
         if place_of(name).role != "other":
@@ -254,9 +254,9 @@ def _images_alone(names: Sequence[str], chosen: Candidate, looks: Looks) -> list
 
 
 def settle(listing: Listing, found: Found) -> Found:
-    """What was found by known words, unless the files show that other labels are meant.
+    """The pairs found by known words, unless the files' content shows that others are right.
 
-    DatasetError when two sets of labels (or two images for each label file) remain.
+    DatasetError if two sets of labels (or two images for each label file) remain.
     """
     if found.store != "pixels" or found.reading is not None:
         return found
@@ -268,7 +268,7 @@ def settle(listing: Listing, found: Found) -> Found:
         label_words=("labels",),
     )
     if len(own.labels) < len(own.pairs):
-        shown = find_by_content(listing)  # copies of the labels in color are no images
+        shown = find_by_content(listing)  # excludes colored copies of the labels
         if shown is None:
             raise two_images(listing, _by_turn(own.pairs))
         return shown
@@ -298,7 +298,7 @@ def settle(listing: Listing, found: Found) -> Found:
 
 
 def _with_images_alone(listing: Listing, found: Found) -> Found:
-    """What was found, with the images of folders that say nothing among those without labels."""
+    """Add images in folders of unknown role to those without labels."""
     used = {path for pair in found.pairs for path in (pair.image, pair.labels)}
     used.update(found.orphan_images, found.orphan_labels)
     rest = [
@@ -318,14 +318,14 @@ def _with_images_alone(listing: Listing, found: Found) -> Found:
 
 
 def _by_turn(pairs: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    """Pairs of which label files occur twice: the first of each, and the others."""
+    """The pairs whose label files occur twice: the first of each, and the others."""
     first: dict[str, tuple[str, str]] = {}
     again = [pair for pair in pairs if first.setdefault(pair[1], pair) is not pair]
     return [[first[labels] for labels in dict.fromkeys(labels for _, labels in again)], again]
 
 
 def without_labels(folder: Path, files: list[Path], callback: Callback) -> list[Path]:
-    """The files of a folder but those that are labels of images there, as names and pixels say."""
+    """The files of a folder without labels of its images, by names and pixels."""
     if isinstance(folder, NonLocalPath):
         return files
     names = {path: path.relative_to(folder).as_posix() for path in files}

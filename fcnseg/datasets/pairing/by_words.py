@@ -1,4 +1,4 @@
-"""Images and label files paired by the names of files and folders; the splits that these name."""
+"""Pair images and label files by words in their names; find splits in names."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _BEGINNING = re.compile(
 def pair_by_names(
     listing: Listing, sides: tuple[list[str], list[str]] | None = None, *, by_stem: bool = False
 ) -> Found:
-    """The pairs of image and label files in a listing, and what is left over: of images/ beside
-    masks/, train/ beside trainannot/, a_mask.png beside a.jpg, and their like.
+    """Pair images and labels by name: images/ and masks/, train/ and trainannot/, a.jpg and
+    a_mask.png etc.; also returns files without a partner.
 
-    sides: the images and the label files, where their folders need not say.
-    by_stem: what folders are called, apart from splits and roles, does not matter.
+    sides: the images and the label files, if known.
+    by_stem: ignore folders, except their splits and roles.
     """
     images, labels = sides or split_roles(listing.images)
     layout = "folders"
@@ -79,14 +79,14 @@ _WHY = {
 def _are_annot(
     images: Sequence[str], alone: Sequence[str], labels: Sequence[str], left: Sequence[str]
 ) -> bool:
-    """Whether the folders of all pairs are called X and Xannot, X being a split.
+    """Whether the folders of all pairs are named X and Xannot, where X is a split.
 
-    alone, left: the images and label files without a partner, which do not count.
+    alone, left: the images and label files without a partner, which are ignored.
     """
     if not any(
         name.rpartition("/")[0].lower().endswith("annot") for name in (*labels[:1], *labels[-1:])
     ):
-        return False  # nearly always, and cheap
+        return False  # the common case, checked cheaply
     image_folders, label_folders = (
         {name.rpartition("/")[0].lower() for name in set(some) - set(others)}
         for some, others in ((images, alone), (labels, left))
@@ -99,7 +99,7 @@ def _are_annot(
 
 
 def _tell_apart(files: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Images and labels in one folder: a_mask.png beside a.jpg, or a.png beside a.jpg."""
+    """Separate images and labels in one folder: a.jpg and a_mask.png, or a.jpg and a.png."""
     bases = {without_suffix(name).lower() for name in files}
     jpegs = (name for name in files if suffix_of(name) in (".jpg", ".jpeg"))
     photos = {without_suffix(name).lower() for name in jpegs}
@@ -119,7 +119,7 @@ def _tell_apart(files: Sequence[str]) -> tuple[list[str], list[str]]:
 def _match(
     listing: Listing, images: Sequence[str], labels: Sequence[str], *, by_stem: bool
 ) -> tuple[list[Pair], list[str], list[str]]:
-    """Partners by split, folder and stem; then by stems without their usual ends."""
+    """Match by split, folder and stem; then by stems without the usual prefixes and suffixes."""
 
     def key(name: str, last: str) -> tuple[str, str, str]:
         split, rest = place_of(name).key
@@ -149,14 +149,15 @@ def _match(
 
 
 def bare_stem(stem: str) -> str:
-    """A file's stem without what marks it as image or labels, for comparisons."""
+    """A file's stem without words that mark images or labels, for comparisons."""
     short = _IMAGE_END.sub("", _LABEL_END.sub("", _BEGINNING.sub("", stem)))
     return as_text(short or stem).lower()
 
 
 def find_by_stems(listing: Listing) -> Found | None:
-    """Pairs whatever their folders are called; or of which one file's name ends or begins with the
-    other's and has its own code besides (`IMG_1.jpg`, `8f3a0c1d-IMG_1.png`: Label Studio)."""
+    """Pairs in folders of any name; or whose one name begins or ends with the other, and has
+    additional text (`IMG_1.jpg`, `8f3a0c1d-IMG_1.png`: Label Studio).
+    """
     found = pair_by_names(listing, by_stem=True)
     images, labels = split_roles(listing.images)
     if found.pairs or not labels:
@@ -179,8 +180,8 @@ def find_by_stems(listing: Listing) -> Found | None:
 
 
 def _owners(longer: Sequence[str], shorter: Sequence[str]) -> dict[str, str]:
-    """The file whose name each of some others begins or ends with; {} unless each has one, no two
-    the same, and most have something else besides (a word may be a class)."""
+    """Map files to the others with whose name theirs begins or ends; {} unless each has its own one
+    and most have additional text (a word may be a class)."""
     known = {(place_of(name).split, bare_stem(stem_of(name))): name for name in shorter}
     found, rests = dict[str, str](), set[str]()
     for name in longer:
@@ -197,11 +198,11 @@ def _owners(longer: Sequence[str], shorter: Sequence[str]) -> dict[str, str]:
 
 
 ONE_CLASS = "object"
-"""What the things of a folder with one file for each thing are called."""
+"""Class name for a folder with one file per object."""
 
 
 def term_of(words: Iterable[str]) -> str:
-    """The class that words beside an image's name mean: without numbers and words for labels."""
+    """The class name in words beside an image's name, without numbers and words for labels."""
     words = [*words]
     if number := class_number("_".join(words)):
         return number
@@ -221,8 +222,8 @@ def class_number(stem: str) -> str:
 
 
 def in_one_format(found: Found) -> Found:
-    """What was found, without a folder's second copy in another format (`PNG/Original/1.png` and
-    `TIF/Original/1.tif`, `png_images` and `jpeg_images`): of each image the first by its suffix."""
+    """Drop copies of pairs in another format (`PNG/Original/1.png` and `TIF/Original/1.tif`,
+    `png_images` and `jpeg_images`); the first suffix by `_rank` is kept."""
     if len({pair.image.suffix.lower() for pair in found.pairs}) < 2:
         return found
     kept: dict[tuple[str, ...], Pair] = {}
@@ -243,18 +244,18 @@ def in_one_format(found: Found) -> Found:
 
 
 _FORMATS = {"jpeg": "jpe?g", "jpg": "jpe?g", "tif": "tiff?", "tiff": "tiff?"}
-"""Suffix -> how folders write it."""
+"""Suffix -> pattern of its spellings in folder names."""
 
 
 @lru_cache(maxsize=4096)
 def _folder_without(folder: str, word: str) -> str:
-    """A folder's path without a word: `png_images` and `PNG/images` without png."""
+    """A folder's path without a word, e.g. `png_images` and `PNG/images` without png."""
     separate = rf"(?<![^\W_])(?:{word})s?[\W_]+|[\W_]+(?:{word})s?(?![^\W_])"
     return re.sub(separate, "", folder, flags=re.IGNORECASE)
 
 
 def _rank(suffix: str) -> tuple[bool, str]:
-    """PNG first, then the others by name."""
+    """A sort key: PNG first, then alphabetical."""
     return suffix != ".png", suffix
 
 
@@ -264,9 +265,9 @@ _FOLD = re.compile(
 
 
 def by_folds(found: Found, listing: Listing) -> Found | None:
-    """Pairs in folders of folds (fold1/images, fold1/masks): the first fold is val. None elsewhere.
+    """Use folders of folds (fold1/images, fold1/masks): the first fold is val; None without folds.
 
-    Of folds that have a train and a val part each, which hold the same images again, the first.
+    If each fold has its own train and val, which repeat the images, only the first is used.
     """
     if not listing.mentions("fold"):
         return None
@@ -303,19 +304,19 @@ def by_folds(found: Found, listing: Listing) -> Found | None:
 
 @lru_cache(maxsize=4096)
 def _fold_of(folder: str) -> int | None:
-    """The number of the fold that one of the folders of a path is called; None."""
+    """The fold number in one of a path's folders; None if there is none."""
     matches = filter(None, map(_FOLD.match, folder.replace("\\", "/").split("/")))
     return next((int(match[1] or match[2]) for match in matches), None)
 
 
 def split_in(name: str) -> SplitName:
-    """The split in a name that may say other things too (`TestDataset`, `train_set_2`)."""
+    """The split in a name that may have other words, too (`TestDataset`, `train_set_2`)."""
     tokens = words_in(as_text(name))
     return one_split([SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS])
 
 
 def folders_split(pair: Pair, root: Path) -> SplitName:
-    """The split that a folder of the image or else of the labels names."""
+    """The split in the image's folders, or else in the labels'."""
     start = start_below(root)
     folders = (str(path).rpartition(os.sep)[0][start:] for path in (pair.image, pair.labels))
     return next((split for split in map(folder_split, folders) if split), "")
@@ -323,13 +324,13 @@ def folders_split(pair: Pair, root: Path) -> SplitName:
 
 @lru_cache(maxsize=4096)
 def folder_split(folder: str) -> SplitName:
-    """What the innermost folder with a split in its name says."""
+    """The split of the innermost folder that has one in its name."""
     splits = (split_in(part) for part in reversed(folder.replace("\\", "/").split("/")))
     return next((split for split in splits if split), "")
 
 
 def name_split(pair: Pair, _: Path) -> SplitName:
-    """A split that a file's name begins or ends with (`train_001.jpg`)."""
+    """The split at the beginning or end of a file's name (`train_001.jpg`)."""
     tokens = [token for token in words_in(pair.image.stem) if token not in IMAGE_WORDS]
     ends = {SPLIT_WORDS.get(token, "") for token in (*tokens[:1], *tokens[-1:])} - {""}
     return ends.pop() if len(ends) == 1 else ""
@@ -338,10 +339,10 @@ def name_split(pair: Pair, _: Path) -> SplitName:
 _SHORT: Mapping[str, SplitName] = {
     "tr": "train", "va": "val", "vd": "val", "te": "test", "ts": "test"
 }  # fmt: skip
-"""Words for splits that mean other things too, unless all files have one (DUTS-TR, imagesTs)."""
+"""Ambiguous words for splits, used only if all files have one (DUTS-TR, imagesTs)."""
 
 
 def short_split(pair: Pair, root: Path) -> SplitName:
-    """The split that a folder of the image names in two letters."""
+    """The split in two letters in the image's folders."""
     folder = str(pair.image.parent)[start_below(root) :]
     return one_split([_SHORT[token] for token in words_in(folder) if token in _SHORT])

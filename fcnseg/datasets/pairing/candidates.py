@@ -1,4 +1,4 @@
-"""Of the ways to pair a folder's files the one that is meant; refusals, where two are."""
+"""Choose among candidate pairings of a folder's files; errors for ambiguous ones."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from fcnseg.errors import DatasetError, MediaError
 from fcnseg.io.images import read_image, resize_image
 
 SHADES = 16
-"""A photograph with its background removed has so many values, or more."""
+"""Minimum number of values in a photograph with its background removed."""
 
 DARK = 24
-"""JPEG leaves a black background no brighter than this."""
+"""Maximum brightness of a black background after JPEG compression."""
 
 ALIKE = 0.6
-"""So much of it at least is as bright as the photograph, but for what JPEG changes."""
+"""Minimum proportion of it that is as bright as the photograph, within JPEG's error."""
 
 CHOOSE = "or list the pairs in a CSV, a line each: image,labels[,split]"
 
 
 def mostly_same(one: frozenset[str], other: frozenset[str]) -> bool:
-    """Whether two sets are mostly the same files."""
+    """Whether two sets have more than half of the smaller one in common."""
     return 2 * len(one & other) > min(len(one), len(other))
 
 
 def means(pattern: str, name: str) -> bool:
-    """Whether a folder or pattern means a listed file; "" means all."""
+    """Whether a folder or pattern matches a listed file; "" matches all."""
     pattern = pattern.removeprefix("./").rstrip("/")
     return (
         not pattern
@@ -63,7 +63,7 @@ def means(pattern: str, name: str) -> bool:
 
 
 def two_images(listing: Listing, rivals: Sequence[Sequence[tuple[str, str]]]) -> DatasetError:
-    """The refusal of labels with two images each, as change detection has them."""
+    """The DatasetError for labels with two images each, as in change detection."""
     shown = " and ".join(f"{pairs[0][0]} with {pairs[0][1]}" for pairs in rivals[:3])
     files = [image for image, _ in rivals[0]]
     pattern = pattern_for(files, [image for pairs in rivals[1:] for image, _ in pairs])
@@ -79,8 +79,8 @@ _SIDE = re.compile("left|right", re.IGNORECASE)
 
 
 def refuse_two_cameras(listing: Listing, chosen: Sequence[Candidate]) -> None:
-    """DatasetError where the images of both cameras are paired, by words that name other things
-    too: `Left_Forceps_labels` may be those of the left camera, or of the left forceps."""
+    """DatasetError if images of both cameras are paired by ambiguous words: `Left_Forceps_labels`
+    may be labels of the left camera, or of the left forceps."""
     pairs = {
         image: labels
         for one in chosen
@@ -101,7 +101,7 @@ _GROUND_TRUTH = ("ground", "truth")
 
 
 def _other_side(name: str) -> str:
-    """What the image of the other camera is called."""
+    """The name of the other camera's image."""
     return _SIDE.sub(lambda side: _OTHERS.get(side[0], side[0]), name)
 
 
@@ -109,7 +109,7 @@ _OTHERS = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 
 
 def two_label_sets(listing: Listing, rivals: Sequence[Candidate]) -> DatasetError:
-    """The refusal of a folder with two sets of labels for the same images."""
+    """The DatasetError for several sets of labels for the same images."""
     lines = []
     for one in rivals:
         others = [name for other in rivals if other is not one for name in other.labels]
@@ -123,7 +123,7 @@ def two_label_sets(listing: Listing, rivals: Sequence[Candidate]) -> DatasetErro
 
 
 def pattern_for(files: Sequence[str], others: Iterable[str]) -> str:
-    """A folder or pattern that means these files and none of the others."""
+    """A folder or pattern that matches these files and none of the others."""
     others = list(others)
     folder = os.path.commonpath(files) if len(files) > 1 else files[0].rpartition("/")[0]
     if folder and not any(name.startswith(f"{folder}/") for name in others):
@@ -143,14 +143,14 @@ def pattern_for(files: Sequence[str], others: Iterable[str]) -> str:
 
 
 def _common(names: Sequence[str]) -> str:
-    """What all names begin with."""
+    """The common prefix of all names."""
     first, last = min(names), max(names)
     same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
     return first[:same]
 
 
 def pair(listing: Listing, image: str, labels: Sequence[tuple[str, str]], layered: bool) -> Pair:
-    """A pair of files, with the name that both share."""
+    """A pair named after its image."""
     files = tuple((term, listing.path(name)) for term, name in sorted(labels))
     return Pair(
         listing.path(image),
@@ -162,16 +162,16 @@ def pair(listing: Listing, image: str, labels: Sequence[tuple[str, str]], layere
 
 
 def leaves(found: Found, listing: Listing) -> bool:
-    """Whether enough image files are left over to be another set of labels (or of images)."""
+    """Whether enough image files are unpaired to be another set of labels or images."""
     used = len({pair.labels for pair in found.pairs}) + len(found.pairs)
     twice = used < 2 * len(found.pairs)
     return twice or len(listing.images) - used >= max(2, len(found.pairs) / 4)
 
 
 def choose(listing: Listing, rivals: Sequence[Candidate], looks: Looks) -> list[Candidate]:
-    """Of sets of labels for the same images the one that is meant; several, when each is a class.
+    """Choose among sets of labels for the same images; returns several if each is a class.
 
-    DatasetError when more than one may be meant.
+    DatasetError if it is ambiguous.
     """
     if len(rivals) < 2:
         return list(rivals)
@@ -197,12 +197,12 @@ def choose(listing: Listing, rivals: Sequence[Candidate], looks: Looks) -> list[
 def unless_all(
     candidates: Sequence[Candidate], dropped: Callable[[Candidate], bool]
 ) -> list[Candidate]:
-    """Without those that a rule drops, when it leaves any."""
+    """Drop candidates by a rule, unless it would drop all."""
     return [one for one in candidates if not dropped(one)] or list(candidates)
 
 
 def says(words: Sequence[str], known: Iterable[str]) -> bool:
-    """Whether one of the words is known, perhaps with a number behind it."""
+    """Whether one of the words is known, also with trailing digits."""
     known = set(known)
     return any(word in known or word.rstrip("0123456789") in known for word in words)
 
@@ -210,8 +210,8 @@ def says(words: Sequence[str], known: Iterable[str]) -> bool:
 def _without_copies(
     candidates: Sequence[Candidate], seen: Mapping[Candidate, Mapping[str, Look]]
 ) -> list[Candidate]:
-    """Of labels with the same borders one: numbers rather than colors, classes (few values, or
-    called semantic) rather than the numbers of objects."""
+    """Keep one of several label sets with the same borders: numbers rather than colors, classes
+    (few values, or named semantic) rather than object numbers."""
     kept: list[Candidate] = []
 
     def rank(one: Candidate) -> tuple[bool, int, bool, bool, int]:
@@ -228,20 +228,20 @@ def _without_copies(
 
 
 def other_size(one: Candidate, looks: Looks) -> bool:
-    """Whether a candidate's images have another size than their labels: those of another sensor,
-    or copies. Pairs of which a file can't be read say nothing."""
+    """Whether a candidate's images differ in size from their labels, as those of another sensor or
+    copies. Pairs with an unreadable file are ignored."""
     both = [looks.of(pair) for pair in sample(one.pairs)]
     sizes = [[look.size for look in pair] for pair in both if len(pair) == 2]
     return bool(sizes) and all(image != labels for image, labels in sizes)
 
 
 def are_cut_outs(both: Sequence[Sequence[Look]]) -> bool:
-    """Whether photographs with their background removed stand for labels: pairs of an image and
-    a file that shows the same where it is not black."""
+    """Whether the supposed labels are photographs with their background removed: equal to the image
+    except where they are black."""
     same = []
     whole = [(pair[0], pair[1]) for pair in both if len(pair) == 2 and not pair[1].through]
     if 3 * (len(both) - len(whole)) >= len(both):
-        return False  # the transparency is the label
+        return False  # the opacity is the label
     for image, other in whole:
         grey, cut = (_grey(one) for one in (image, other))
         kept = cut > DARK
@@ -251,7 +251,7 @@ def are_cut_outs(both: Sequence[Sequence[Look]]) -> bool:
 
 
 def _grey(one: Look) -> NDArray[np.int32]:
-    """int32 (64, 64): how bright a file is."""
+    """Brightness, int32 (64, 64)."""
     if not one.color:
         return one.small
     red, green, blue = (one.small >> shift & 255 for shift in (16, 8, 0))
@@ -259,13 +259,13 @@ def _grey(one: Look) -> NDArray[np.int32]:
 
 
 def terms_of(sides: Sequence[Candidate]) -> list[str]:
-    """What some sets of label files show: the words that not all have, as their paths say them."""
+    """Class names of several sets of label files: the words that they do not all share."""
     common = set.intersection(*(set(one.label_words) for one in sides)) if len(sides) > 1 else set()
     return [term_of(_as_written(one, common)) for one in sides]
 
 
 def _as_written(side: Candidate, common: Iterable[str]) -> list[str]:
-    """A side's words in the order and the case of its first file, each once."""
+    """A side's words in the order and case of its first file, without repetitions."""
     wanted = set(side.label_words).difference(common)
     path = side.pairs[0][1]
     found = {
@@ -277,8 +277,8 @@ def _as_written(side: Candidate, common: Iterable[str]) -> list[str]:
 
 
 def in_one_size(found: Found) -> Found:
-    """What was found, without a folder of the same images in another size (`images/`, `masks/` and
-    `images_256/`, `masks_256/`): of each the larger, or that which is not called a copy."""
+    """Drop folders with the same images in another size (`images/`, `masks/` and `images_256/`,
+    `masks_256/`); the one whose name is not that of a copy, or else the larger, is kept."""
     by_folder: dict[Path, dict[tuple[str, str], Pair]] = {}
     for pair in found.pairs:
         by_folder.setdefault(pair.image.parent, {})[pair.image.stem, pair.part] = pair
@@ -306,14 +306,14 @@ def in_one_size(found: Found) -> Found:
 
 
 SIZES_SEEN, MOST_FOLDERS = 6, 40
-"""Images that are compared; folders that may hold copies of each other."""
+"""Number of images that are compared; maximum number of folders to compare."""
 
 SAME_IMAGE = 0.95
-"""The correlation of one image in two sizes, or more."""
+"""Minimum correlation of the same image in two sizes."""
 
 
 def _larger(one: Path, other: Path) -> int:
-    """1 or -1, the larger of two files that show the same in two sizes; 0 for all others."""
+    """1 or -1 if the first or the second of two files with the same image is larger; else 0."""
     try:
         images = [read_image(path) for path in (one, other)]
     except MediaError:

@@ -1,4 +1,4 @@
-"""Text files that list a dataset's images with their labels: CSV, text, JSON and JSON lines."""
+"""Lists of images with their labels: CSV, text, JSON and JSON lines."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from fcnseg.errors import PARSE_ERRORS, DatasetError, from_bytes, is_file, to_pa
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst", ".jsonl", ".manifest")
 
 _ARRAYS = (".npy", ".npz", ".mat")
-"""Suffixes of labels that are no images."""
+"""Suffixes of labels that are not images."""
 
 _LARGEST_JSON, _MOST_JSON = 1 << 25, 8
-"""Bytes of a JSON file that may list pairs, and how many such files a folder has."""
+"""Maximum bytes of a JSON list of pairs, and maximum number of JSON files in its folder."""
 
 _SEEN = 20
-"""Lines of a list that are looked at."""
+"""Number of lines of a list that are checked."""
 
 _LABEL_KEYS = marks(b"mask", b"label", b"annot", b"seg", b"gt", b"target")
 
 
 def find_pair_list(listing: Listing) -> Found | None:
-    """A list of pairs near the top of a folder; lists named after splits are joined."""
+    """Find lists of pairs near the top of a folder; lists named after splits are combined."""
     found = []
     jsons = listing.with_suffix(".json")
-    jsons = jsons if len(jsons) <= _MOST_JSON else ()  # else of an image each
+    jsons = jsons if len(jsons) <= _MOST_JSON else ()  # more are one per image
     lists = [name for name in jsons if any(listing.says(name, (key,)) for key in _LABEL_KEYS)]
     for name in (*listing.with_suffix(*LIST_SUFFIXES), *lists):
         if name.count("/") <= 1 or suffix_of(name) == ".manifest":  # SageMaker's, manifests/output/
@@ -70,8 +70,8 @@ def find_pair_list(listing: Listing) -> Found | None:
 
 
 def _located(rows: Sequence[Sequence[str]], listing: Listing) -> list[list[str]]:
-    """Rows whose cells name files without their folders, or their suffixes, with the files' paths;
-    [] where no heading says in which one column the labels are."""
+    """Replace cells that name files without folders or suffixes with the files' paths; [] unless
+    exactly one column has a heading for labels."""
     columns = range(len(rows[0])) if rows else ()
     labels = [at for at in columns if _is_label_heading(rows[0], at)]
     if len(labels) != 1:
@@ -80,7 +80,7 @@ def _located(rows: Sequence[Sequence[str]], listing: Listing) -> list[list[str]]
     for name in listing.images:
         base = name.rpartition("/")[2].lower()
         named[base].append(name)
-        if not stem_of(base).isdecimal():  # which may be any number
+        if not stem_of(base).isdecimal():  # could be any number
             named[stem_of(base)].append(name)
 
     def located(cell: str, role: str) -> str:
@@ -93,13 +93,13 @@ def _located(rows: Sequence[Sequence[str]], listing: Listing) -> list[list[str]]
 
 
 def _are_apart(rows: Sequence[Sequence[str]], columns: tuple[int, int, int | None]) -> bool:
-    """Whether no file is named twice, as the images and the labels of pairs are not."""
+    """Whether no file is listed twice, neither as image nor as labels."""
     both = [[row[at] for row in rows if len(row) > at] for at in columns[:2]]
     return len({*both[0], *both[1]}) == len(both[0]) + len(both[1])
 
 
 def read_pair_list(path: Path) -> Found:
-    """The pairs a list names, wherever their files are; DatasetError when it is not one."""
+    """Read a list of pairs, whose files may be anywhere; DatasetError if it is not one."""
     rows = _rows(path)
     columns = _columns(rows, path.parent)
     if columns is None:
@@ -112,7 +112,7 @@ def read_pair_list(path: Path) -> Found:
 
 
 def refuse_missing(listing: Listing) -> None:
-    """DatasetError where a list near the top of a folder names pairs, and none of them is there."""
+    """DatasetError if a list near the top of a folder contains pairs of which no file exists."""
     for name in listing.with_suffix(*LIST_SUFFIXES):
         if name.count("/") > 1:
             continue
@@ -131,8 +131,8 @@ def refuse_missing(listing: Listing) -> None:
 
 
 def with_unused_lists(found: Found, listing: Listing) -> Found:
-    """What was found, with a note of each list of pairs that names no file here, or of a split
-    that names fewer here than elsewhere."""
+    """Add a note for each list of pairs whose files do not exist, or of a split if most of its
+    files do not."""
     notes = []
     for name in listing.with_suffix(".csv", ".txt", ".lst"):
         path, is_split = listing.path(name), stem_of(name).lower() in SPLIT_WORDS
@@ -150,7 +150,7 @@ def with_unused_lists(found: Found, listing: Listing) -> Found:
 
 
 def _words_of(path: Path) -> list[str]:
-    """The first lines of a text of a word each; [] of another."""
+    """The first lines of a text file with one word per line; else []."""
     with contextlib.suppress(OSError):
         lines = from_bytes(path.read_bytes()).split("\n")[:_SEEN]
         words = [line.strip().replace("\\", "/").rstrip("/") for line in lines if line.strip()]
@@ -159,19 +159,19 @@ def _words_of(path: Path) -> list[str]:
 
 
 def _first_missing(path: Path) -> str:
-    """Of a list whose lines name two image files each: ": PATH is missing"; else ""."""
+    """ ": PATH is missing" for the first missing file of a list of pairs; else ""."""
     return next((f": {file} is missing" for file in _files(path) if not file.is_file()), "")
 
 
 def _files(path: Path) -> list[Path]:
-    """What the first lines of a list name, where they name two image files each."""
+    """The files in the first lines of a list, in lines with at least two image files."""
     rows = [row for row in _rows(path)[:_SEEN] if sum(map(is_image, row)) >= 2]
     return [_file(path.parent, cell) for row in rows for cell in row if is_image(cell)]
 
 
 def _file(folder: Path, cell: str) -> Path:
-    """The file that a list names, which may have been written on Windows, or elsewhere: of a path
-    that leads nowhere the most of its last parts that are there."""
+    """The file in a cell, which may be from Windows or another machine: if the path does not exist,
+    the longest end of it that does."""
     file = folder / to_path(cell)
     if is_file(file):
         return file
@@ -184,7 +184,7 @@ def _file(folder: Path, cell: str) -> Path:
 
 
 def _leaves(file: Path, root: Path | None) -> bool:
-    """Whether a path, as it is written and by where links lead, is outside a dataset's folder."""
+    """Whether a path, both as written and with links resolved, is outside a dataset's folder."""
     if root is None:
         return False
     ways = (os.path.abspath, os.path.realpath)  # a link in the folder may lead out of it
@@ -205,7 +205,7 @@ def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusab
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """The cells of each line; [] for a file that is no table."""
+    """The cells of each line; [] for a file that is not a table."""
     try:
         text = from_bytes(path.read_bytes()) if _may_list(path) else ""
     except OSError:
@@ -224,7 +224,7 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _may_list(path: Path) -> bool:
-    """Whether a file may be a list of pairs: JSON only if it is no longer than those are."""
+    """Whether a file may be a list of pairs; JSON only up to a maximum size."""
     if path.suffix.lower() != ".json":
         return True
     with path.open("rb") as file:
@@ -233,8 +233,8 @@ def _may_list(path: Path) -> bool:
 
 
 def _objects(lines: Sequence[str]) -> list[list[str]]:
-    """Lines of JSON objects, a list of them, or one for each split, as a table with its heading; an
-    object of image: labels; [] for others."""
+    """Convert JSON lines, a list of objects, one list per split, or an object {image: labels} to a
+    table with a heading; [] for other data."""
     whole = lines[0].lstrip().startswith("[") or not lines[0].rstrip().endswith("}")
     try:
         data = json.loads("".join(lines)) if whole or not lines[1:] else [*map(json.loads, lines)]
@@ -260,10 +260,10 @@ def _dicts(data: Any) -> list[dict[str, Any]]:
 def _columns(
     rows: Sequence[Sequence[str]], folder: Path, root: Path | None = None
 ) -> tuple[int, int, int | None] | None:
-    """Which columns hold the image, the labels and (if any) the split; None for another table.
+    """The columns of the image, the labels and (if any) the split; None for another table.
 
-    The first lines whose cells exist as image files, below `root` if it is given, decide; a heading
-    says which is which.
+    Determined by the first lines whose cells are existing image files (below `root`, if given),
+    and by the heading.
     """
     for row in rows[:20]:
         named = [i for i, cell in enumerate(row) if is_image(cell) or suffix_of(cell) in _ARRAYS]
@@ -293,7 +293,7 @@ def _pairs(
     base: Path,
     root: Path | None = None,
 ) -> tuple[list[Pair], list[Unusable]]:
-    """The pairs of one list, and the lines whose files are missing or not below `root`."""
+    """The pairs of a list, and notes on lines whose files are missing or not below `root`."""
     image, labels, split = columns
     own_names = rows[0].index("name") if "name" in rows[0] else None  # of a clean copy
     own = split_in(path.stem)

@@ -1,4 +1,4 @@
-"""What samples of image files show: which look like labels, and of which other labels."""
+"""Measure samples of image files, to recognize labels and relations between sets of labels."""
 
 from __future__ import annotations
 
@@ -22,51 +22,51 @@ from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels
 _T = TypeVar("_T")
 
 LOOKED_AT = 12
-"""Files of each side whose pixels are looked at."""
+"""Number of files per side that are sampled."""
 
 ROWS = 64
-"""Rows of a file that are looked at, evenly spaced."""
+"""Number of evenly spaced rows of a file that are sampled."""
 
 TINT = 6
-"""JPEG changes a flat area by no more than this."""
+"""Maximum change of a flat area by JPEG."""
 
 FLAT = 0.7
-"""Of labels, at least this fraction of neighbouring pixels have the same value."""
+"""Minimum fraction of equal adjacent pixels in labels."""
 
 SMOOTHER = 3.0
-"""And where the image is flat too (X-rays on black), so many times fewer of them differ."""
+"""If the image is flat, too (X-rays on black): minimum ratio of differing pixels to labels'."""
 
 HELD = 0.9
 
 FEW = 256
-"""Of labels no more values than this hold nine tenths of the pixels."""
+"""Maximum number of values that cover 90% of the pixels of labels."""
 
 FEWEST = 4
-"""Of an image it takes at least so many."""
+"""Minimum number of values that cover 90% of the pixels of an image."""
 
 AREA = 0.05
-"""A value covers areas when it has this much of what is not the most frequent value."""
+"""Minimum proportion of a value among the pixels other than the most frequent value."""
 
 SAME = 0.9
-"""Regions that overlap by this much (intersection over union) are the same regions."""
+"""Minimum IoU of regions that count as the same."""
 
 
 POINT = 1.5
-"""Runs of marks for places are no longer, on average."""
+"""Maximum mean run length of point annotations."""
 
 WITHIN = 0.7
-"""A class within another covers no more of it than this; two drawings of one thing do."""
+"""Maximum proportion of a class covered by one within it; more are two drawings of one object."""
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a file shows.
+    """Statistics of a file.
 
-    flat: the proportion of neighbours in a row that are equal. few: how many values hold 90% of the
-    pixels. levels: how many cover areas, not edges. small: int32 (64, 64), the file resampled
-    (nearest). color: whether it holds colors. size: its sides, the shorter first. run: how many
-    neighbours in a row have one value, of what is not the most frequent one; 0 where all is.
-    through: what its transparency shows, if it varies.
+    flat: proportion of equal adjacent pixels in rows. few: number of values that cover 90% of the
+    pixels. levels: number of values that cover areas, not edges. small: int32 (64, 64), resampled
+    (nearest). color: whether it is in color. size: its sides, the shorter first. run: mean run
+    length in rows of values other than the most frequent; 0 if there are none.
+    through: statistics of its opacity, if that varies.
     """
 
     flat: float
@@ -80,32 +80,32 @@ class Look:
 
     @property
     def like_labels(self) -> bool:
-        """Few values in long runs."""
+        """Whether it has few values in long runs."""
         return self.flat >= FLAT and self.few <= FEW
 
     @property
     def region(self) -> NDArray[np.bool_]:
-        """bool (64, 64): everything but the most frequent value."""
+        """bool (64, 64): all values except the most frequent."""
         values, counts = np.unique(self.small, return_counts=True)
         return np.asarray(self.small != values[counts.argmax()])
 
     @property
     def shown(self) -> NDArray[np.bool_]:
-        """bool (64, 64): what is not black, as masks of one thing each are read."""
+        """bool (64, 64): pixels that are not black, as in a binary mask."""
         most = int(self.small.max())
         return np.asarray(self.small > (127 if 127 < most < 256 else 0))
 
     @property
     def is_mask(self) -> bool:
-        """Whether one value beside 0 is all."""
+        """Whether there is exactly one value besides 0."""
         return len({0, *np.unique(self.small).tolist()}) == 2
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One way to read a folder: images with their labels, listed names.
+    """A candidate pairing of a folder: listed names of images and labels.
 
-    image_words, label_words: what tells the two sides apart.
+    image_words, label_words: words that only one side has.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -124,23 +124,23 @@ class Candidate:
 
     @property
     def words(self) -> int:
-        """How many words tell the sides apart: of two readings the simpler is meant."""
+        """Number of words that distinguish the sides; candidates with fewer are preferred."""
         return len(self.image_words) + len(self.label_words)
 
 
 class Looks:
-    """What files of a folder show, each looked at once."""
+    """Cached statistics of a folder's files."""
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
         self._seen: dict[str, Look | None] = {}
 
     def of(self, names: Iterable[str]) -> list[Look]:
-        """Of those that can be read."""
+        """The statistics of the readable files."""
         return [one for name in names if (one := self._look(name)) is not None]
 
     def by_image(self, candidate: Candidate, images: Sequence[str]) -> dict[str, Look]:
-        """What a candidate's labels of some images show."""
+        """The statistics of a candidate's labels, by image."""
         labels = dict(candidate.pairs)
         shown = {image: self._look(labels[image]) for image in images if image in labels}
         return {image: one for image, one in shown.items() if one is not None}
@@ -152,11 +152,11 @@ class Looks:
 
 
 def look(path: Path) -> Look | None:
-    """What a file shows; None when it can't be read."""
+    """The statistics of a file; None if it can't be read."""
     try:
         raw = read_raw_labels(path)
     except MediaError:
-        try:  # an image of fractions (radar, heights) is none of labels
+        try:  # not integers (radar, heights): an image
             raw = RawLabels(read_image(path), None, "RGB")
         except MediaError:
             return None
@@ -168,7 +168,7 @@ def look(path: Path) -> Look | None:
 
 
 def look_at(raw: RawLabels, *, lossy: bool = False) -> Look:
-    """What a file shows that has been read."""
+    """The statistics of a file's content."""
     values = raw.values
     rows = np.unique(np.linspace(0, len(values) - 1, ROWS).astype(int))
     seen = values[rows].astype(np.int32)
@@ -187,21 +187,21 @@ def look_at(raw: RawLabels, *, lossy: bool = False) -> Look:
 
 
 def looks_at(listing: Listing, names: Sequence[str]) -> list[Look]:
-    """What a few of many files show."""
+    """The statistics of a sample of files."""
     return Looks(listing).of(sample(names))
 
 
 def tell_labels(first: Sequence[Look], second: Sequence[Look]) -> int:
-    """Which of two sides holds labels of the other: 0, 1, or -1 when neither (or both) might."""
+    """Which of two sides has labels of the other: 0 or 1; -1 if neither or both."""
     sides = first, second
     for side in (0, 1):
         mine, theirs = sides[side], sides[1 - side]
         if mine and theirs and _are_labels_of(mine, theirs):
             return side
     cut_out = [[one.through for one in side if one.through is not None] for side in sides]
-    for side in (0, 1):  # photographs of which the transparency is the label
+    for side in (0, 1):  # photographs whose opacity is the label
         mine, theirs = cut_out[side], sides[1 - side]
-        many = 3 * len(mine) >= len(sides[side])  # images without a thing are clear throughout
+        many = 3 * len(mine) >= len(sides[side])  # images without an object are fully transparent
         if len(mine) > 1 and many and theirs and not cut_out[1 - side]:
             return side if _are_labels_of(mine, theirs) else -1
     return -1
@@ -224,16 +224,16 @@ def is_constant(looks: Sequence[Look]) -> bool:
 
 
 def are_points(looks: Sequence[Look]) -> bool:
-    """Whether files mark places by single pixels (the centres of things), which are no areas."""
+    """Whether files mark points by single pixels (the centers of objects), not areas."""
     runs = [one.run for one in looks if one.run]
     return bool(runs) and max(runs) <= POINT
 
 
 def refines(fine: Mapping[str, Look], coarse: Mapping[str, Look]) -> bool:
-    """Whether labels tell apart what others call one (crop and weed, plants), as classes do.
+    """Whether labels divide the classes of others (crop and weed instead of plant); by image.
 
-    By image. Each value of the fine ones then lies within one value of the coarse ones, the same
-    in every image. Objects' numbers do so too, but another number of them in each image.
+    Each fine value is then within one coarse value, the same in every image. This also holds for
+    object numbers, but their count differs by image.
     """
     both = fine.keys() & coarse.keys()
     if not both or len({*fine.values()} & {*coarse.values()}):
@@ -255,8 +255,8 @@ def refines(fine: Mapping[str, Look], coarse: Mapping[str, Look]) -> bool:
 
 
 def are_numbered(stored: Sequence[set[int]]) -> bool:
-    """Whether the values of each file number its things: those of a file with few are among those
-    of one with more, or hardly a value is in two files."""
+    """Whether the values of each file number its objects: smaller sets are subsets of larger ones,
+    or hardly any value occurs in two files."""
     every = set[int]().union(*stored)
     ordered = sorted(stored, key=len)
     nested = all(few <= more for few, more in pairwise(ordered))
@@ -267,15 +267,15 @@ def are_numbered(stored: Sequence[set[int]]) -> bool:
 
 
 def same_regions(first: Mapping[str, Look], second: Mapping[str, Look]) -> bool:
-    """Whether two sets of labels draw the same borders, in other values. By image."""
+    """Whether two sets of labels have the same borders with other values; by image."""
     both = first.keys() & second.keys()
     edges = [(_edges(first[name].small), _edges(second[name].small)) for name in both]
     return bool(both) and all(float((a == b).mean()) >= 0.99 for a, b in edges)
 
 
 def apart_in_space(sets: Sequence[Mapping[str, Look]]) -> bool:
-    """Whether sets of two-valued masks of the same images are a class each: they hardly overlap,
-    or the one lies within the other (the cup in the disc)."""
+    """Whether sets of binary masks of the same images are one class each: they hardly overlap, or
+    one is within the other (the cup in the disc)."""
     if any(one.levels > 2 for some in sets for one in some.values()):
         return False
     several = 0
@@ -290,7 +290,7 @@ def apart_in_space(sets: Sequence[Mapping[str, Look]]) -> bool:
 
 
 def _nested(regions: Sequence[NDArray[np.bool_]]) -> bool:
-    """Whether each region but the largest lies within a clearly larger one."""
+    """Whether each region is within the next larger one, which is clearly larger."""
     ordered = sorted(regions, key=lambda region: -int(region.sum()))
     return all(
         inner.sum() <= WITHIN * outer.sum() and (inner & outer).sum() >= SAME * inner.sum()
@@ -299,26 +299,26 @@ def _nested(regions: Sequence[NDArray[np.bool_]]) -> bool:
 
 
 def sample(things: Sequence[_T]) -> list[_T]:
-    """A few of many, evenly spaced."""
+    """At most LOOKED_AT evenly spaced elements."""
     places = np.unique(np.linspace(0, len(things) - 1, min(len(things), LOOKED_AT)).astype(int))
     return [things[place] for place in places]
 
 
 def _run(rows: NDArray[np.int32], most: int) -> float:
-    """The mean length of runs of other values than the most frequent."""
+    """The mean run length of values other than the most frequent."""
     other = rows != most
     starts = other & np.diff(rows, axis=1, prepend=rows[:, :1] - 1).astype(np.bool_)
     return float(other.sum() / starts.sum()) if other.any() else 0.0
 
 
 def overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """The intersection over the union of two masks; 1 where both are empty."""
+    """The IoU of two masks; 1 if both are empty."""
     either = (first | second).sum()
     return float((first & second).sum() / either) if either else 1.0
 
 
 def _levels(stored: NDArray[np.int32], counts: NDArray[np.int64], *, lossy: bool) -> int:
-    """How many values cover areas; the most frequent first. lossy: near ones are the same."""
+    """Number of values that cover areas. lossy: similar values count as one."""
     large = stored[1:][counts[1:] >= AREA * max(1, counts[1:].sum())]
     kept = [int(stored[0])]
     for value in large.tolist():

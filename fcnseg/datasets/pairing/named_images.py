@@ -1,5 +1,4 @@
-"""The images that annotation files name, and what is collected while going through the files;
-and those that tables of splits name (splits.json, split.csv, a YOLO data.yaml)."""
+"""Find the images that annotation files name, and collect pairs while parsing these files."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 
 class Gathered:
-    """What is collected while annotation files are gone through."""
+    """Pairs and problems collected while annotation files are parsed."""
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
@@ -53,9 +52,9 @@ class Gathered:
         self.notes: list[Unusable] = []
 
     def find_image(self, wanted: str, file: str) -> str | None:
-        """The listed image an annotation file means by a name.
+        """The listed image that an annotation file names; None if there is none.
 
-        DatasetError where a name without folders, or with none that is here, may mean several.
+        DatasetError if the name's folders do not distinguish several images.
         """
         wanted = as_text(wanted).replace("\\", "/").lower()
         found = self._find(wanted, file)
@@ -63,8 +62,8 @@ class Gathered:
         return found or next(filter(None, others), None) or self._alike(wanted)
 
     def find_own_image(self, wanted: str, file: str) -> str | None:
-        """The listed image that a file about a single one means: what it names, or that of its own
-        name, where what it names has such a file, too (both were renamed, or copied and varied).
+        """The image of an annotation file for a single image: the one that it names, or the one
+        with the file's own name, if the named one has its own file (renamed or augmented copies).
         """
         found = self.find_image(wanted, file)
         folder, stem = without_suffix(file).rpartition("/")[::2]
@@ -79,14 +78,13 @@ class Gathered:
         return frozenset(self.listing.files)
 
     def namesakes(self, base: str) -> Sequence[str]:
-        """The images of this name (lower case, with suffix or without), whichever their folders."""
+        """The images of this name (lower case, with or without suffix) in all folders."""
         named = self._namesakes.get(base, ())
         return named if named or is_image(base) else self._by_stem.get(base, ())
 
     def _named(self, wanted: str, file: str) -> str | None:
-        """The listed image an annotation file means: as a path from it or the root, else by the
-        most of its last folders that any path here has (absolute paths are another machine's), or
-        by name."""
+        """The image of a path relative to the annotation file or the root, else the one that shares
+        the longest end of the path (absolute paths may be from another machine), or by name."""
         folder = as_text(file).rpartition("/")[0].lower()
         for path in (f"{folder}/{wanted}" if folder else wanted, wanted):
             if path in self.by_path:
@@ -106,8 +104,8 @@ class Gathered:
         return next((other for other in others if place_of(other).split == split), name)
 
     def _alike(self, wanted: str) -> str | None:
-        """The one image whose name differs in signs alone: uploads have `my_leaf.jpg` for
-        `my leaf.jpg`."""
+        """The only image whose name differs just in punctuation, as uploads rename `my leaf.jpg` to
+        `my_leaf.jpg`."""
         base = [*_spellings(wanted), wanted][0].rpartition("/")[2]
         found = self._by_signs.get(_SIGNS.sub("_", base), [])
         return found[0] if len(found) == 1 else None
@@ -123,7 +121,7 @@ class Gathered:
         *folders, base = wanted.split("/")
         others = self.namesakes(base)
         found = self._named(wanted, file)
-        if found is None:  # a.tif that is a.png here; an id of several parts of a path
+        if found is None:  # a.tif for a.png; an id made of several parts of a path
             by, key = (self._by_stem, stem_of(base)) if is_image(base) else (self._by_id, base)
             others = by.get(key, [])
             return others[0] if len(others) == 1 else None
@@ -134,7 +132,7 @@ class Gathered:
 
     @cached_property
     def _by_id(self) -> Mapping[str, list[str]]:
-        """Images by a folder's name and what their own begins with, as ids have them:
+        """Images by a folder's name and the beginning of their own, as in ids:
         `case1_day2_slice_0003` is case1/case1_day2/scans/slice_0003_266_266.png."""
         found: dict[str, list[str]] = defaultdict(list)
         for name in self.listing.images:
@@ -146,9 +144,8 @@ class Gathered:
         return found
 
     def _nearest(self, found: str, others: Sequence[str], file: str) -> str:
-        """Of images of one name that whose folders the annotation file's are most like.
-
-        DatasetError where that does not tell them apart.
+        """Among images of the same name, the one whose folders are most similar to the annotation
+        file's; DatasetError if it is ambiguous.
         """
         others = [other for other in others if not _is_among_labels(other)] or others
         found = found if found in others else others[0]
@@ -169,7 +166,7 @@ class Gathered:
     def parsed(
         self, files: Iterable[str], parse: Callable[[Path], T]
     ) -> Iterator[tuple[str, Path, T]]:
-        """Each listed file with its path and its content; those that can't be read are broken."""
+        """Yield each file with its path and parsed content; add unreadable ones to `broken`."""
         for file in files:
             path = self.listing.path(file)
             try:
@@ -180,7 +177,7 @@ class Gathered:
                 yield file, path, content
 
     def add_once(self, pair: Pair, annotations: int) -> None:
-        """A pair, unless another file lists its image too: the first with annotations is used."""
+        """Add a pair; of several files for one image, the first with annotations is used."""
         number = self.numbers.setdefault(pair.image, len(self.pairs))
         if number == len(self.pairs):
             self.pairs.append(pair)
@@ -193,7 +190,7 @@ class Gathered:
             self.notes.append(Unusable(pair.labels, why, what="image"))
 
     def note_missing(self, path: Path, wanted: str, annotations: int) -> None:
-        """An image that an annotation file names is not there, nor are its annotations of use."""
+        """Record that an image named in an annotation file is missing."""
         why = f"no image file {wanted!r}"
         lost = (
             Unusable(path, why, annotations) if annotations else Unusable(path, why, what="image")
@@ -201,7 +198,7 @@ class Gathered:
         self.notes.append(lost)
 
     def found(self, store: str, terms: tuple[str, ...], why: str) -> Found:
-        """The result; images that no annotation names, as images or as labels, are orphans."""
+        """The result; images that no annotation uses as image or labels are orphans."""
         used = {pair.image for pair in self.pairs}
         used.update(file for pair in self.pairs for _, file in pair.layers)
         images = map(self.listing.path, self.listing.images)
@@ -221,30 +218,30 @@ class Gathered:
 _SIGNS = re.compile(r"[^\w.]+")
 
 _UPLOADED = re.compile(r"(^|/)[0-9a-f]{8}-(?=[^/]+$)")
-"""What Label Studio puts before the name of an uploaded file."""
+"""Prefix that Label Studio adds to the names of uploaded files."""
 
 
 def _spellings(wanted: str) -> list[str]:
-    """What else a name may mean, the most changed first: an address, %20 as a space, and without
-    what Label Studio puts before it."""
+    """Alternative spellings of a name, most changed first: a URL's path, %20 decoded, and without
+    Label Studio's prefix."""
     path = unquote(re.sub(r"^\w+://[^/]+/|\?.*$", "", wanted))
     return [one for one in (_UPLOADED.sub(r"\1", path), path) if one and one != wanted]
 
 
 def _ends(name: str, end: str) -> bool:
-    """Whether a listed file's path ends so, with its suffix or without."""
+    """Whether a listed file's path, with or without its suffix, has this end."""
     path = "/" + as_text(name).lower()
     return path.endswith(end) or without_suffix(path).endswith(end)
 
 
 def _is_among_labels(name: str) -> bool:
-    """Whether an image's own folder says so, among other words (`sem_seg`)."""
+    """Whether the name of an image's folder contains a word for labels (`sem_seg`)."""
     folder = as_text(name).lower().rpartition("/")[0].rpartition("/")[2]
     return not LABEL_WORDS.isdisjoint(LETTERS.findall(folder))
 
 
 def split_of(file: str) -> SplitName:
-    """The split in an annotation file's own name, or in its folders'."""
+    """The split in an annotation file's name, or in its folders' names."""
     for word in LETTERS.findall(stem_of(file).lower()):
         if word in SPLIT_WORDS:
             return SPLIT_WORDS[word]

@@ -1,6 +1,6 @@
-"""The split that a folder has of its own: lists (train.txt), tables, words of folders and names.
+"""Find the split that a folder defines: by lists (train.txt), tables, or words in names.
 
-What one name says alone (`train/`, `val_images/`, folds) is read in by_words.py.
+Splits in single names (`train/`, `val_images/`, folds) are found in by_words.py.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _LIST_WORDS = frozenset(
         "masks", "annotation", "annotations", "path", "paths", "filename", "filenames",
     ]
 )  # fmt: skip
-"""What the name of a list may say besides its split."""
+"""Words that the name of a list may contain besides its split."""
 
 
 def with_own_split(found: Found, listing: Listing, yaml: Path | None = None) -> Found:
-    """What was found, with the folder's (or a given data.yaml's) split for pairs without one."""
+    """Assign the split of the folder, or of a given data.yaml, to pairs without one."""
     places = _Places(found.pairs, listing.root)
     listed = _by_flags(found, listing, places) or _by_lists(found, listing, places)
     listed = listed or _by_table(found, listing, places, yaml)
@@ -72,9 +72,9 @@ def _assigned(
     *,
     needs_all: bool,
 ) -> tuple[Pair, ...] | None:
-    """Pairs with what is told of each; None unless it parts them."""
+    """Assign the splits returned by `told`; None unless they divide the pairs."""
     if needs_all and not told(pairs[0], root):
-        return None  # the usual case, and cheap
+        return None  # the common case, checked cheaply
     splits = [pair.split or told(pair, root) for pair in pairs]
     if len(set(splits) - {""}) < 2 or (needs_all and "" in splits):
         return None
@@ -85,7 +85,7 @@ def _assigned(
 
 
 def _by_lists(found: Found, listing: Listing, places: _Places) -> Found | None:
-    """Pairs as lists named after splits (ImageSets/train.txt) name them; None without lists."""
+    """Splits from lists named after splits (ImageSets/train.txt); None without lists."""
     lists = {name: _list_split(name) for name in listing.with_suffix(*_LIST_SUFFIXES)}
     lists = {name: split for name, split in lists.items() if split}
     if not lists:
@@ -105,8 +105,8 @@ def _by_lists(found: Found, listing: Listing, places: _Places) -> Found | None:
 def _of_one_fold(
     read: Sequence[str], splits: Mapping[str, str], named: Mapping[str, Sequence[int]]
 ) -> list[str]:
-    """Lists without those of further folds (fold_1/train.txt, val_1.txt), which name for training
-    what the first fold's name for validation."""
+    """Drop lists of further folds (fold_1/train.txt, val_1.txt), whose training images are the
+    first fold's validation images."""
     folds: dict[tuple[str, ...], list[str]] = {}
     for name in read:
         folds.setdefault((name.rpartition("/")[0], *re.findall(r"\d+", stem_of(name))), []).append(
@@ -122,7 +122,7 @@ def _of_one_fold(
 
 
 def _by_table(found: Found, listing: Listing, places: _Places, yaml: Path | None) -> Found | None:
-    """Pairs as a table names them (splits.json, split.csv with a column of splits, data.yaml)."""
+    """Splits from a table (splits.json, split.csv with a column of splits, data.yaml)."""
     for name, named in _tables_of(listing, yaml):
         chosen: dict[int, SplitName] = {}
         for split, some in named.items():
@@ -134,8 +134,8 @@ def _by_table(found: Found, listing: Listing, places: _Places, yaml: Path | None
 
 
 def _by_flags(found: Found, listing: Listing, places: _Places) -> Found | None:
-    """Pairs as a `train_test_split.txt` tells them: 1 for the former, 0. It names images, or the
-    numbers that a list beside it gives them (CUB's images.txt)."""
+    """Splits from a `train_test_split.txt` with 1 for the first and 0 for the second split, for
+    images or for their ids in a list beside it (CUB's images.txt)."""
     for name in listing.with_suffix(".txt"):
         splits = [SPLIT_WORDS[word] for word in words_in(stem_of(name)) if word in SPLIT_WORDS]
         flags = _columns(listing, name) if len(set(splits)) == len(splits) == 2 else {}
@@ -153,7 +153,7 @@ def _by_flags(found: Found, listing: Listing, places: _Places) -> Found | None:
 
 
 def _columns(listing: Listing, name: str) -> dict[str, str]:
-    """The second cells of a text by the first; {} where some row has others."""
+    """A two-column text as first cell -> second cell; {} if a row has other columns."""
     rows = [line.replace(",", " ").split() for line in _lines_of(listing.path(name))]
     return {row[0]: row[1] for row in rows} if all(len(row) == 2 for row in rows) else {}
 
@@ -161,11 +161,11 @@ def _columns(listing: Listing, name: str) -> dict[str, str]:
 _SPLIT_OF: Mapping[str, SplitName] = {
     "val": "val", "test": "test", "train": "train", "both": "train",
 }  # fmt: skip
-"""What the lists of a folder are for, and the split of the images that none before names."""
+"""Kind of list -> split, in order of precedence."""
 
 
 def _list_split(name: str) -> str:
-    """The split whose list a file is, as its name says; "" when it is no list."""
+    """The split of a list by its file name; "" if it is not such a list."""
     tokens = words_in(stem_of(name))
     splits = [SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS]
     if any(token not in SPLIT_WORDS and token not in _LIST_WORDS for token in tokens):
@@ -176,8 +176,8 @@ def _list_split(name: str) -> str:
 
 
 class _Places:
-    """Where a list's lines lead: to pairs, by path, name or stem of their image or labels, or by
-    a folder of these."""
+    """Finds the pairs of a list's lines, by path, name or stem of the image or labels, or by a
+    folder of these."""
 
     def __init__(self, pairs: Sequence[Pair], root: Path) -> None:
         self._pairs = pairs
@@ -185,7 +185,7 @@ class _Places:
 
     @cached_property
     def _known(self) -> tuple[Mapping[str, set[int]], Mapping[str, set[int]]]:
-        """The pairs by name and by folder, once a list asks: most folders have none."""
+        """Pairs by name and by folder; computed on demand, as most folders have no lists."""
         by_name: dict[str, set[int]] = defaultdict(set)
         by_folder: dict[str, set[int]] = defaultdict(set)
         start = start_below(self._root)
@@ -202,13 +202,13 @@ class _Places:
         return by_name, by_folder
 
     def named_by(self, lines: Sequence[str]) -> list[int]:
-        """The pairs that a list's lines name; none when most of the lines name none."""
+        """The indices of the pairs in a list; [] if most lines match none."""
         found = [numbers for numbers in map(self._named_by, lines) if numbers]
         every = [number for numbers in found for number in sorted(numbers)]
         return every if 2 * len(found) >= len(lines) else []
 
     def _named_by(self, line: str) -> set[int]:
-        """The one pair that a line names, or all pairs of the folder that it names."""
+        """The single pair of a line, or all pairs of a folder."""
         by_name, by_folder = self._known
         spellings = [*_spellings(line)]
         for wanted in spellings:
@@ -220,8 +220,8 @@ class _Places:
 
 
 def _spellings(line: str) -> Iterable[str]:
-    """What a line may mean: itself, its cells with image files, the first; shorter paths, the last
-    part. The first cell alone may be the number of the row."""
+    """The possible names in a line: the line, its cells with image files, its first cell (which may
+    be a row number); each also as shorter ends of its path."""
     cells = [cell.strip("\"'") for cell in re.split(r"[,;\t ]", line)]
     for cell in dict.fromkeys((line, *filter(is_image, cells), cells[0])):
         path = as_text(cell).strip("\"'").replace("\\", "/").lower().lstrip("./")
@@ -236,7 +236,7 @@ def _spellings(line: str) -> Iterable[str]:
 def _as_listed(
     found: Found, chosen: dict[int, SplitName], read: Sequence[str], listing: Listing
 ) -> Found | None:
-    """Pairs as lists name them; None where they leave out some, and folders name splits, too.
+    """Assign the splits of lists; None if lists are incomplete and folders define splits, too.
 
     A folder's word may mean something else (DeepFish: `valid` are images with fish).
     """
@@ -267,13 +267,13 @@ _TABLE_WORDS = frozenset(
     ["split", "splits", "fold", "folds", "partition", "subset", "metadata", "list", "dataset",
      "datalist"]
 )  # fmt: skip
-"""The name of a table that gives each image's split has one of these."""
+"""Words in the name of a table of splits."""
 
 
 def _tables_of(
     listing: Listing, yaml: Path | None
 ) -> Iterator[tuple[str, Mapping[SplitName, Sequence[str]]]]:
-    """The tables that may say which images are for what, with what they say."""
+    """Yield possible tables of splits, with their content."""
     for name in listing.with_suffix(".json", ".csv", ".tsv", ".txt"):
         if name.count("/") <= 1 and not _TABLE_WORDS.isdisjoint(words_in(stem_of(name))):
             read = _splits_in_json if suffix_of(name) == ".json" else _splits_in_rows
@@ -283,7 +283,7 @@ def _tables_of(
 
 
 def _splits_in_yaml(text: str, listing: Listing) -> dict[SplitName, list[str]]:
-    """The folders, or lists of images, that a YOLO data.yaml gives for each split."""
+    """The folders, or the images of lists, for each split in a YOLO data.yaml."""
     named: dict[SplitName, list[str]] = defaultdict(list)
     for split in SPLITS:
         for part in yaml_texts(text, split):
@@ -294,8 +294,8 @@ def _splits_in_yaml(text: str, listing: Listing) -> dict[SplitName, list[str]]:
 
 
 def _splits_in_json(lines: Sequence[str]) -> dict[SplitName, list[str]]:
-    """What {"train": [...], "val": [...]} names, also of the first of several folds, or
-    {"a.png": "train", ...}."""
+    """The images by split in {"train": [...], "val": [...]}, also in the first of several folds, or
+    in {"a.png": "train", ...}."""
     try:
         data = json.loads("".join(lines))
     except PARSE_ERRORS:
@@ -313,16 +313,16 @@ def _splits_in_json(lines: Sequence[str]) -> dict[SplitName, list[str]]:
 
 
 def _named_in(value: object) -> str:
-    """What a JSON value names: a text, the number that an image is called, or the first image
-    file of an object ({"image": "a.png", "label": "b.png"}); "" for another value."""
+    """The name in a JSON value: a text, a number, or the first image file of an object
+    ({"image": "a.png", "label": "b.png"}); "" for other values."""
     if isinstance(value, dict):
         return next((one for one in value.values() if isinstance(one, str) and is_image(one)), "")
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def _splits_in_rows(lines: Sequence[str]) -> dict[SplitName, list[str]]:
-    """What the cell with an image file beside a split's word names, or the first such cell, where
-    all rows but a heading have one. Numbers of rows, which have no heading, are none."""
+    """The images by split in a table, if all rows except a heading have a word for a split: the
+    cell with an image file, or else the first other cell. A column of row numbers is skipped."""
     named: dict[SplitName, list[str]] = defaultdict(list)
     delimiter = next((one for one in ",;\t " if lines and one in lines[-1]), ",")
     try:
@@ -342,7 +342,7 @@ def _splits_in_rows(lines: Sequence[str]) -> dict[SplitName, list[str]]:
 
 
 def _lines_of(path: Path) -> list[str]:
-    """A text's lines but empty ones; [] where it can't be read."""
+    """The non-empty lines of a text file; [] if it can't be read."""
     try:
         lines = from_bytes(path.read_bytes()).splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Files paired by what their paths and numbers have in common, whatever their words mean."""
+"""Pair files by common words and numbers in their paths, whatever the words mean."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECONDARY = OTHER_WORDS | _COLOR | {
     "probability", "probabilities", "heatmap", "heatmaps", "distance", "distances",
     "visibility", "reversed", "mirrored", "flipped",
 }  # fmt: skip
-"""Words of labels that stand beside the labels that are meant."""
+"""Words in names of secondary label files, beside the actual labels."""
 
 DERIVED = (SECONDARY - _COLOR) | {
     "ir", "nir", "infrared", "thermal", "tir", "lwir", "swir", "pan", "sar", "dsm", "dem", "ndvi",
@@ -38,27 +38,27 @@ DERIVED = (SECONDARY - _COLOR) | {
     "normalized", "normalised", "augmented", "aug", "blurred", "resized", "gray", "grey",
     "grayscale", "thumb", "thumbs", "thumbnail", "thumbnails", "downsampled", "upsampled",
 }  # fmt: skip
-"""Words of images that stand beside the photographs: other sensors, and copies."""
+"""Words in names of derived images, beside the photographs: other sensors, and copies."""
 
 CHUNK = re.compile(r"[^\W_]+")
 
 RUN = re.compile(r"\d+|[^\W\d_]+")
 
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])(?!(?<=[Tt]rain)Ids?)")
-"""`labelTrainIds` are label, trainids: no split."""
+"""`labelTrainIds` is split into label and trainids, as this "train" is not a split."""
 
 RECURS = 50
-"""A word says something of a side when it is in one of so many files, or more."""
+"""A word must occur in at least one of this many files to distinguish sides."""
 
 NUMBER_RECURS = 6
-"""And a number that stands alone, or a word with a number in it (`manual1`, `v2`), in more than one
-of so many: in six sets of six files each, the number of an image is in just one of six."""
+"""A number, or a word with a number (`manual1`, `v2`), must occur in more than one of this many
+files: in six sets of six files, the number of an image occurs in exactly one of six."""
 
 GROUP = 40
-"""Of files that only their words tell apart, so many are compared with all others."""
+"""Maximum number of files of one group that are compared with all others in it."""
 
 MOST = 48
-"""Differences that are looked at."""
+"""Maximum number of differences that are considered."""
 
 Words = tuple[str, ...]
 """Sorted, with repetitions."""
@@ -66,21 +66,21 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Difference:
-    """What tells two sides apart: words (with repetitions) that only the one or the other has."""
+    """The difference of two sides: words (with repetitions) that only one of them has."""
 
     first: Words
     second: Words
 
     def swapped(self) -> Difference:
-        """The same, seen from the other side."""
+        """The same with the sides exchanged."""
         return Difference(self.second, self.first)
 
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A file's path taken apart: words that recur, what identifies its image, its split.
+    """A parsed path: recurring words, the parts that identify the image, and the split.
 
-    numbers: all numbers in their order, those among the words too.
+    numbers: all numbers in order, including those among the words.
     """
 
     words: Words
@@ -90,14 +90,14 @@ class _Name:
 
 
 class Names:
-    """The files of a folder, taken apart together: what recurs is only seen in all of them."""
+    """The parsed paths of a folder's files; recurring words are found among all of them."""
 
     def __init__(
         self, files: Sequence[str], *, suffixes: bool = False, shelves: bool = False
     ) -> None:
-        """suffixes: whether the files' suffixes are words (a.tif and a.png in one folder).
-        shelves: folders with numbers for names say nothing of their files (0/00001.png, as
-        thousands of files are shelved), nor do those that the files are called like.
+        """suffixes: whether file suffixes count as words (a.tif and a.png in one folder).
+        shelves: whether to ignore folders named by a number (0/00001.png, as thousands of files
+        are distributed) or like the beginning of the files' names.
         """
         self.files = tuple(files)
         chunks = {name: _chunks(_unshelved(name) if shelves else name) for name in files}
@@ -115,7 +115,7 @@ class Names:
         return groups
 
     def differences(self) -> list[Difference]:
-        """What tells files of one image apart, the most frequent first; of each two, one way."""
+        """Differences between files of one image, most frequent first, in one direction."""
         groups: dict[tuple[str | int, ...], list[str]] = defaultdict(list)
         for name in self.files:
             groups[self._names[name].identity].append(name)
@@ -129,7 +129,7 @@ class Names:
         return [difference for difference, count in ordered[:MOST] if count > 1]
 
     def matches(self, difference: Difference) -> list[tuple[str, str]]:
-        """The files of the first side, each with its one partner on the second."""
+        """The files of the first side with a unique partner on the second."""
         taken = Counter(difference.first)
         added = Counter(difference.second)
         found = []
@@ -152,8 +152,8 @@ class Names:
         return [(name, partner) for name, partner in found if used[partner] == 1]
 
     def _nearest(self, own: _Name, partners: Sequence[str]) -> list[str]:
-        """Of files with the same words those of the same split, then with numbers in the order
-        of a file's own (`0/1.jpg` is not `1/0.jpg`)."""
+        """Among files with the same words, those of the same split, then those with numbers in the
+        same order (`0/1.jpg` does not match `1/0.jpg`)."""
         same = [other for other in partners if self._names[other].split == own.split]
         left = same or partners
         return [
@@ -165,10 +165,10 @@ class Names:
 
 
 def partners_of(listing: Listing, files: Sequence[str]) -> dict[str, str]:
-    """The image of each of some other files, where the names of both differ in the same words
-    throughout (`RGB_tile_1.tif`, `buildings_tile_1.geojson`); {} where two may be meant.
+    """The image of each of these files, if all names differ in the same words
+    (`RGB_tile_1.tif`, `buildings_tile_1.geojson`); {} if it is ambiguous.
 
-    DERIVED images count where there are no others.
+    DERIVED images are used if there are no others.
     """
     names = Names((*listing.images, *files))
     wanted = {*files}
@@ -184,13 +184,13 @@ def partners_of(listing: Listing, files: Sequence[str]) -> dict[str, str]:
 
 
 def _unshelved(name: str) -> str:
-    """A path without its folders that are shelves."""
+    """A path without shelf folders, see `_is_shelf`."""
     *folders, file = name.split("/")
     return "/".join((*(folder for folder in folders if not _is_shelf(folder, file)), file))
 
 
 def are_shelved(files: Iterable[str]) -> bool:
-    """Whether some files lie in folders that say nothing else than their own names."""
+    """Whether any file is in a shelf folder, see `_is_shelf`."""
     return any(
         _is_shelf(folder, file)
         for *folders, file in (name.split("/") for name in files)
@@ -206,14 +206,14 @@ def _is_shelf(folder: str, file: str) -> bool:
 
 
 def _in_order(some: Sequence[int], more: Sequence[int]) -> bool:
-    """Whether numbers stand among others in the same order."""
+    """Whether `some` is a subsequence of `more`."""
     rest = iter(more)
     return all(number in rest for number in some)
 
 
 def _chunks(name: str) -> list[str]:
-    """Runs of letters and digits in a path without its suffix, numbers without padding; of letters
-    or digits where a run names a split between others (train13labels)."""
+    """Alphanumeric runs in a path without its suffix, numbers without padding; runs with a split
+    among other parts (train13labels) are divided into letters and digits."""
     parts = []
     for part in CHUNK.findall(CAMEL.sub("_", without_suffix(name))):
         runs = RUN.findall(part.lower())
@@ -223,9 +223,9 @@ def _chunks(name: str) -> list[str]:
 
 
 def _recurring(paths: Iterable[Sequence[str]]) -> frozenset[str]:
-    """The words that are in many paths, and the numbers (or mixtures) that are in very many.
+    """Words that occur in many paths, and numbers (or mixtures) that occur in very many.
 
-    A number within a mixture that recurs (`v2`) is no number of its own.
+    A number within a recurring mixture (`v2`) is not counted separately.
     """
     paths = list(paths)
     whole = Counter(chunk for chunks in paths for chunk in {*chunks})
@@ -264,7 +264,7 @@ def _take_apart(chunks: Sequence[str], recurring: frozenset[str], suffix: str) -
             else:
                 identity.append(int(run) if run.isdecimal() else run)
     numbers = (int(run) for chunk in chunks for run in RUN.findall(chunk) if run.isdecimal())
-    named = splits[:1] if splits[:1] == ["val"] else splits  # val/a_train_id.png: the folder's
+    named = splits[:1] if splits[:1] == ["val"] else splits  # val/a_train_id.png is val
     return _Name(tuple(sorted(words)), tuple(identity), one_split(named), tuple(numbers))
 
 
@@ -285,10 +285,10 @@ def _agree(one: SplitName, other: SplitName) -> bool:
 
 
 def refuse_shifted(listing: Listing, found: Found) -> None:
-    """DatasetError where the images' numbers begin at another one than their labels' (1..9, 0..8,
+    """DatasetError if the images' numbers start at another value than the labels' (1..9 and 0..8,
     or 10, 20 ... 90 and 0, 10 ... 80).
 
-    Files of the same number then need not belong together, and nothing but the images tells.
+    Then files of the same number may not belong together, which only the images show.
     """
     alone = (*found.orphan_images, *found.orphan_labels)
     if found.store != "pixels" or not 2 <= len(alone) <= max(2, len(found.pairs) // 4):
@@ -340,5 +340,5 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def words_in(name: str) -> list[str]:
-    """The words of a name, in lower case: TestSet_2 has test and set."""
+    """The words of a name, in lower case: test, set for TestSet_2."""
     return re.findall(r"[^\W\d_]+", _CAMEL.sub("_", name).lower())
