@@ -56,11 +56,11 @@ STRONG_COLOR, BLUR, MAX_BLUR = 0.6, 0.5, 2.0
 """Strong augmentation: of color, probability of a blur, its largest sigma in pixels."""
 
 EPOCHS_BELOW = 3
-"""Consecutive epochs below the best with labels only, after which unlabeled images are off."""
+"""Consecutive epochs below the best mIoU, after which unlabeled images are off."""
 
 HARMFUL = (
-    f"The unlabeled images reduce accuracy: {EPOCHS_BELOW} epochs in a row were below the best "
-    "mIoU of the labels alone. The rest of the training is without them."
+    f"The unlabeled images do not help: {EPOCHS_BELOW} epochs in a row were below the best mIoU. "
+    "The rest of the training is without them."
 )
 
 
@@ -234,11 +234,11 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def harms(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last epochs were all below the best mIoU reached with labels only.
+    """Whether the last epochs, with unlabeled images, were all below the best mIoU before them.
 
     rows: the finished epochs; "confident" is None in epochs without unlabeled images.
     """
-    alone = [row["miou"] for row in rows if row.get("confident") is None]
-    after = [row["miou"] for row in rows if row.get("confident") is not None]
-    last = after[-EPOCHS_BELOW:]
-    return bool(alone) and len(last) == EPOCHS_BELOW and max(last) < max(alone)
+    before, last = rows[:-EPOCHS_BELOW], rows[-EPOCHS_BELOW:]
+    if not before or any(row.get("confident") is None for row in last):
+        return False
+    return bool(max(row["miou"] for row in last) < max(row["miou"] for row in before))
