@@ -582,7 +582,7 @@ def test_finetuning_starts_where_the_other_run_ended(
         ({"device": "gpu"}, OptionError, "No device"),
         ({"freeze": 9}, OptionError, "5 stages"),
         ({"scale": (2.0, 1.0)}, OptionError, "scale"),
-        ({"crop": (32, 32), "batch": 1}, OptionError, "batch norm a single value"),
+        ({"crop": (32, 32), "batch": 1}, OptionError, "batch norm has a single value"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(

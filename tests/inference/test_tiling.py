@@ -142,7 +142,7 @@ def test_tile_option(text, side):
 
 @pytest.mark.parametrize("text", ["on", "100", "-512", "1.5"])
 def test_tile_options_that_cannot_be(text):
-    with pytest.raises(OptionError, match="tile: auto, off"):
+    with pytest.raises(OptionError, match="tile: expected auto, off"):
         parse_tile(text)
 
 
