@@ -1,4 +1,4 @@
-"""What a dataset is, and what is wrong with it: checked before it is trained on."""
+"""Check a dataset before training: its content and its problems."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ from fcnseg.progress import Callback, no_callback
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What a clean copy holds.
+    """A clean copy of a dataset.
 
-    folder: where it is. written: pairs in it. repaired, left_out: pair name -> what and why.
+    folder: its path. written: number of pairs. repaired, left_out: pair name -> what was done and
+    why.
     """
 
     folder: Path
@@ -52,14 +53,15 @@ class Cleaned:
 
 @dataclass(frozen=True, eq=False)
 class CheckResult:
-    """What a dataset is and what is wrong with it.
+    """The content of a dataset and its problems.
 
-    frequencies: how often each class occurs. train_pixels: labelled pixels of each class in the
-        training images (in all, when there are none). train_sizes: their (height, width).
-    mean, spread: of red, green and blue in 0..1, over all images.
-    layout: bands and type of the images; None where they have nothing in common.
-    suggestion: what to train with; seconds: about how long that takes here, where it was asked.
-    contact, cleaned, written, page: what was written, or None.
+    frequencies: of each class. train_pixels: labeled pixels of each class in the training images
+        (in all images if there are none). train_sizes: their (height, width).
+    mean, spread: mean and standard deviation of red, green and blue in 0..1, over all images.
+    layout: bands and type of the images; None if they differ.
+    suggestion: training options; seconds: the estimated training time on this machine, if
+        requested.
+    contact, cleaned, written, page: the outputs, or None.
     """
 
     description: Description
@@ -80,28 +82,28 @@ class CheckResult:
 
     @property
     def summary(self) -> str:
-        """What the folder is, in one paragraph."""
+        """A description of the dataset in one paragraph."""
         return summarize(self.description, own_split_sizes(self.description), self.splits)
 
     @property
     def count(self) -> str:
-        """How many findings there are: "1 error, 3 warnings and 2 notes"."""
+        """The number of findings as text: "1 error, 3 warnings and 2 notes"."""
         return counts_by_severity(self.findings)
 
     @property
     def training_time(self) -> str:
-        """How long the suggested training takes here, in words; "" where it was not asked."""
+        """The estimated training time as text; "" if it was not requested."""
         return "" if self.seconds is None else f"{in_words(self.seconds)}."
 
     @property
     def failed(self) -> bool:
-        """Whether some finding is an error."""
+        """Whether any finding is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
     def raise_errors(self, data: Path) -> None:
-        """DatasetError that names all errors, if there are any, and the command that fixes them.
+        """Raise DatasetError with all errors, if there are any, and the command that fixes them.
 
-        data: the dataset, as the user names it.
+        data: the dataset, as given by the user.
         """
         errors = [finding for finding in self.findings if finding.severity == "error"]
         if not errors:
@@ -120,13 +122,13 @@ class CheckResult:
         )
 
     def _repr_html_(self) -> str:
-        """For notebooks: what the dataset is, how often each class occurs, and the findings."""
+        """For notebooks: the summary, class frequencies, and findings."""
         proportions = [(one.name, percent(one.proportion)) for one in self.frequencies]
         found = [(one.severity, one.sentence, one.repair) for one in self.findings]
         return notebook.dataset(self.summary, proportions, f"{self.count}.", found)
 
     def as_dict(self) -> dict[str, Any]:
-        """What --json prints. splits: the folder's own, if any; parts: those in use."""
+        """The output of --json. splits: the folder's own, if any; parts: those in use."""
         description = self.description
         return {
             "summary": self.summary,
@@ -158,16 +160,16 @@ def examine(
     boxes: bool = False,
     fold: Fold | None = None,
 ) -> CheckResult:
-    """`check` without writing anything: what a training does first.
+    """Check without writing files; the first step of a training.
 
-    boxes: see `scan`. fold: what validates, in place of the folder's own val part.
+    boxes: see `scan`. fold: the validation images, instead of the folder's own val split.
     """
     return scan_and_check(Path(data), callback, boxes=boxes, fold=fold)[1]
 
 
 @contextlib.contextmanager
 def _without_collections() -> Iterator[None]:
-    """No search for cycles: it finds none in all the small objects, in a sixth of the time."""
+    """Disable garbage collection: it takes a sixth of the time, and there are no cycles."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -181,7 +183,7 @@ def _without_collections() -> Iterator[None]:
 def scan_and_check(
     data: Path, callback: Callback, *, boxes: bool = False, fold: Fold | None = None
 ) -> tuple[Scanned, CheckResult]:
-    """What is in a folder, and what `check` says of it. boxes, fold: see `examine`."""
+    """Scan a folder and check it. boxes, fold: see `examine`."""
     seen = scan(data, callback, images=True, boxes=boxes)
     seen = with_fold(seen, fold) if fold else seen
     counts = count_classes(seen)
@@ -207,7 +209,7 @@ def scan_and_check(
 
 
 def _train_sizes(seen: Scanned) -> tuple[Size, ...]:
-    """Of the readable training images, or of all when there are none."""
+    """Sizes of the readable training images, or of all images if there are none."""
     sizes: Sequence[list[int]] = seen.images.sizes.tolist()
     pairs = seen.description.pairs
     train = [(h, w) for (h, w), pair in zip(sizes, pairs, strict=True) if pair.split == "train"]
@@ -216,11 +218,11 @@ def _train_sizes(seen: Scanned) -> tuple[Size, ...]:
 
 
 FEW_PAIRS = 10
-"""Fewer training pairs than this are remarked on."""
+"""With fewer training pairs than this there is a warning."""
 
 
 def leaks(seen: Scanned) -> Iterable[Finding]:
-    """What is wrong with the splits: the same, similar or neighbouring images in two of them."""
+    """Problems of the splits: identical, similar or neighboring images in two of them."""
     yield from _sizes(seen)
     yield from _copies(seen)
     videos = find_videos(seen.description.pairs, seen.images)
@@ -258,7 +260,7 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
 
 
 def _copies(seen: Scanned) -> Iterable[Finding]:
-    """The same file twice."""
+    """Identical image files."""
     across: list[int] = []
     within: list[int] = []
     for group in find_copies(seen.images):
@@ -284,7 +286,7 @@ def _copies(seen: Scanned) -> Iterable[Finding]:
 
 
 def _similar_images(seen: Scanned, videos: Sequence[Video]) -> Iterable[Finding]:
-    """Nearly the same image in two splits: resized, compressed again, a burst of shots."""
+    """Similar images in two splits: resized, recompressed, or shot in a burst."""
     pairs, digests = seen.description.pairs, seen.images.digests
     video_of = {number: place for place, video in enumerate(videos) for number in video.members}
     alike = [
@@ -306,7 +308,7 @@ def _similar_images(seen: Scanned, videos: Sequence[Video]) -> Iterable[Finding]
 
 
 def _neighbours(seen: Scanned, video: Video, videos: Sequence[Video]) -> Iterable[Finding]:
-    """Frames of one video in train and in what is scored."""
+    """Frames of one video in train and in val or test."""
     pairs = seen.description.pairs
     frames: dict[str, list[int]] = {}
     for member, number in zip(video.members, video.numbers, strict=True):

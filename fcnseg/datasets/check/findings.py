@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, in words: Finding; and what is wrong with its files."""
+"""Findings about a dataset, and the checks of its files and class names."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from fcnseg.io.bands import Layout, common_layout
 ABOUT_VALUES = frozenset(
     {"undeclared-value", "two-meanings", "unlabelled-class", "snapped", "unused-class-list"}
 )
-"""Codes of findings about which class a stored value was read as: scores depend on that."""
+"""Codes of findings about the class of a stored value, on which scores depend."""
 
 Severity = Literal["error", "warning", "info"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know about a dataset.
+    """A property or a problem of a dataset.
 
-    severity: "error" stops a training; "warning" is shown; "info" is good to know.
-    code: a fixed word for programs. message: what was found. repair: what to do about it.
-    files: the files concerned, relative to the dataset folder where they are below it.
+    severity: "error" prevents training; "warning" is shown before it; "info" is not.
+    code: a fixed identifier. message: what was found. repair: how to fix it.
+    files: the files concerned, relative to the dataset folder if they are in it.
     """
 
     severity: Severity
@@ -52,7 +52,7 @@ class Finding:
 
 
 def counts_by_severity(findings: Sequence[Finding]) -> str:
-    """How many findings there are: "1 error, 3 warnings and 2 notes"."""
+    """The number of findings as text: "1 error, 3 warnings and 2 notes"."""
     words = {"error": "error", "warning": "warning", "info": "note"}
     counts = {kind: sum(one.severity == kind for one in findings) for kind in SEVERITIES}
     parts = [counted(number, words[kind]) for kind, number in counts.items() if number]
@@ -60,22 +60,22 @@ def counts_by_severity(findings: Sequence[Finding]) -> str:
 
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-"""The worst first."""
+"""In order of severity."""
 
 
 def label_names(seen: Scanned, numbers: Sequence[int]) -> tuple[str, ...]:
-    """The label files of some pairs, as findings name them."""
+    """The label files of these pairs, as named in findings."""
     pairs = seen.description.pairs
     return file_names(seen, [path for number in numbers for path in files_of(pairs[number])])
 
 
 def file_names(seen: Scanned, files: Sequence[Path]) -> tuple[str, ...]:
-    """Paths as findings name them, each once."""
+    """Paths as named in findings, without duplicates."""
     return tuple(dict.fromkeys(relative(file, seen.description.root) for file in files))
 
 
 def relative(file: Path, root: Path) -> str:
-    """A path as seen from the dataset folder, where it is below it."""
+    """A path relative to the dataset folder if it is in it."""
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
 
 
@@ -90,18 +90,18 @@ def have(number: int, what: str) -> str:
 
 
 def its(number: int) -> str:
-    """The possessive for one or many."""
+    """ "its" or "their"."""
     return "its" if number == 1 else "their"
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:
-    """Names joined, the first few."""
+    """The first names as text, and the number of others."""
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def file_findings(seen: Scanned) -> Iterable[Finding]:
-    """Everything about the files themselves."""
+    """Findings about the files."""
     yield from _unreadable(seen)
     yield from _sizes(seen)
     yield from _orphans(seen)
@@ -110,7 +110,7 @@ def file_findings(seen: Scanned) -> Iterable[Finding]:
 
 
 def layout_of_images(seen: Scanned) -> tuple[Layout | None, list[Finding]]:
-    """The bands and the type that all images have; and what is wrong where they differ."""
+    """The common bands and type of all images, and findings if they differ."""
     pairs = zip(seen.images.layouts, seen.description.pairs, strict=True)
     files = {text: pair.image for text, pair in reversed([*pairs]) if text}
     try:
@@ -148,7 +148,7 @@ def _unreadable(seen: Scanned) -> Iterable[Finding]:
 
 
 def _sizes(seen: Scanned) -> Iterable[Finding]:
-    """Labels of another size than their image; of the size it has before EXIF turns it."""
+    """Labels whose size differs from the image's, or equals that before its EXIF rotation."""
     unequal: list[int] = []
     lying: list[int] = []
     first = ""
@@ -247,8 +247,8 @@ def _image_properties(seen: Scanned) -> Iterable[Finding]:
 
 
 def questions(seen: Scanned) -> Iterable[Finding]:
-    """What may be one class and is read as two: numbers beside colors, names that are alike; or
-    may be two and is read as one."""
+    """Ambiguous classes: two that may be one (numbers beside colors, similar names), or one that
+    may be two."""
     yield from _two_storages(seen)
     yield from _names_alike(seen)
     yield from _class_folders(seen)
@@ -256,8 +256,7 @@ def questions(seen: Scanned) -> Iterable[Finding]:
 
 
 def _two_storages(seen: Scanned) -> Iterable[Finding]:
-    """Label files that hold numbers (0, 1, 2) where others hold colors: nothing says which number
-    is which color."""
+    """Some label files contain numbers (0, 1, 2), others colors: their relation is unknown."""
     encoding = seen.description.encoding
     if seen.values.kind != "color" or encoding.terms:
         return
@@ -281,7 +280,7 @@ def _two_storages(seen: Scanned) -> Iterable[Finding]:
 
 
 def _names_alike(seen: Scanned) -> Iterable[Finding]:
-    """Class names that differ in capitals, spaces or hyphens alone: typed by several people."""
+    """Class names that differ only in case, spaces or hyphens."""
     by_letters: dict[str, list[str]] = {}
     for name in seen.description.classes.names:
         by_letters.setdefault(re.sub(r"[\s_-]+", "", name).casefold(), []).append(name)
@@ -297,8 +296,8 @@ def _names_alike(seen: Scanned) -> Iterable[Finding]:
 
 
 def _class_folders(seen: Scanned) -> Iterable[Finding]:
-    """Masks in folders of words, which may be classes (cat/masks, dog/masks) or not (masks/anna,
-    masks/bert: people who drew), where no class list says so."""
+    """Masks in folders whose names may be classes (cat/masks, dog/masks) or not (masks/anna,
+    masks/bert: annotators), without a class list."""
     description = seen.description
     pairs = description.found.pairs
     words, read, repair = [*description.encoding.terms], "classes: each image has one", ""
@@ -310,7 +309,7 @@ def _class_folders(seen: Scanned) -> Iterable[Finding]:
             "if they are, put a classes.txt into the folder, with one of these names on each line"
         )
         if len(split_of) == len(words) and len({split for _, split in split_of}) > 1:
-            return  # each is a split
+            return  # the folders are the splits
     elif (
         description.encoding.store != "layers"
         or any(len(pair.layers) != 1 for pair in pairs)
@@ -331,7 +330,7 @@ def _class_folders(seen: Scanned) -> Iterable[Finding]:
 
 
 def _unused_list(seen: Scanned) -> Iterable[Finding]:
-    """A class list with other numbers or colors than the label files, or of another length."""
+    """A class list whose numbers, colors or length differ from the label files'."""
     description = seen.description
     if description.unused_list:
         shown = [str(description.encoding.shown(value)) for value in sorted(seen.values.pixels)]

@@ -1,4 +1,4 @@
-"""What can be wrong with what labels say: strange values, missing and rare classes."""
+"""Checks of label values: undeclared values, missing and rare classes."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from fcnseg.errors import counted, percent
 from fcnseg.io.labels import is_lossy
 
 SHOWN = 5
-"""Values named in a message."""
+"""Maximum number of values named in a message."""
 
 RARE = 0.15
-"""A class with less than this proportion of an even part of the training pixels is called rare."""
+"""A class is rare if it has less than this fraction of 1/K of the training pixels."""
 
 ENOUGH = 20
-"""What is usual of a class is known from this many images that have it."""
+"""Least number of images with a class from which its usual proportion is estimated."""
 
 FAR = 5.0
-"""Standard deviations of its logarithm (as the median deviation tells them) that a class's
-proportion of an image is off by when something is wrong. CamVid's closest sign is off by 4.1."""
+"""A class's proportion of an image is an outlier if its logarithm is this many standard deviations
+(estimated from the median deviation) above the median. CamVid's nearest sign is 4.1 above."""
 
 TIMES = 8.0
-"""And so many times the usual proportion, for classes whose proportion hardly varies."""
+"""It must also be this many times the median, for classes whose proportion hardly varies."""
 
 WEIGHTY = 0.05
-"""And such images hold together this much of the class's pixels: less does no harm."""
+"""Outliers are reported if together they have this fraction of the class's pixels."""
 
 MOST_SHADES = 3
-"""More values of which each label file holds one are taken for classes without a word."""
+"""With more values than this, one in each label file, they are classes without doubt."""
 
 FEW_REGIONS, MOSTLY = 5, 0.6
-"""Of areas that are filled rectangles: how many there are at least, and their fraction."""
+"""Least number of areas, and least fraction of filled rectangles among them."""
 
 PLAIN = frozenset((-1, 0, 255, 65535, 0xFFFFFF, VOC_BORDER_COLOR))
-"""Stored values of which nobody doubts that they are no class."""
+"""Stored values that are certainly not a class."""
 
 
 def label_findings(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """Everything about what is stored in the labels."""
+    """Findings about the values in the labels."""
     yield from _values(seen, classes)
     yield from _lossy(seen, classes)
     yield from _reading(seen)
@@ -60,7 +60,7 @@ def label_findings(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 
 
 def _no_label_names(seen: Scanned) -> Iterable[Finding]:
-    """Values that may stand for "ignore", by their name or by where they lie."""
+    """Values that may mean "ignore", by their name or position."""
     pixels, encoding = seen.values.pixels, seen.description.encoding
     for name, value in seen.description.unlabelled:
         if value in PLAIN or not pixels.get(value):
@@ -74,14 +74,14 @@ def _no_label_names(seen: Scanned) -> Iterable[Finding]:
             repair += f' and add a [[class]] named "{name or f"class_{value}"}"'
         else:
             read = "read as one, though it is a band between the others"
-            repair = "if nobody was sure there, write a dataset.toml (--write), remove its "
+            repair = "if it marks uncertain pixels, write a dataset.toml (--write), remove its "
             repair += f"[[class]] and put {stored} under `ignore`"
         message = f"Is {shown} of the pixels) a class? It is {read}."
         yield Finding("warning", "unlabelled-class", message, repair=repair)
 
 
 def _one_value_each(seen: Scanned) -> Iterable[Finding]:
-    """Masks of 0 and 128 beside masks of 0 and 255: no file holds both, and nothing names them."""
+    """Masks of 0 and 128 beside masks of 0 and 255: no file contains both; neither has a name."""
     description = seen.description
     encoding, names = description.encoding, description.classes.names
     if encoding.terms:
@@ -111,7 +111,7 @@ def _one_value_each(seen: Scanned) -> Iterable[Finding]:
 
 
 def _boxes(seen: Scanned) -> Iterable[Finding]:
-    """Annotated areas that are rectangles: bounding boxes, drawn for another task."""
+    """Annotated areas that are rectangles, probably bounding boxes."""
     regions, rectangles = count_rectangles(seen.description, read_stored)
     if regions >= FEW_REGIONS and rectangles >= MOSTLY * regions:
         yield Finding(
@@ -124,9 +124,9 @@ def _boxes(seen: Scanned) -> Iterable[Finding]:
 
 
 def _values(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """Values that are no class."""
-    if classes.strange:
-        shown = sorted(classes.strange.items(), key=lambda item: -item[1][0])
+    """Values without a class."""
+    if classes.undeclared:
+        shown = sorted(classes.undeclared.items(), key=lambda item: -item[1][0])
         shown_values = ", ".join(
             f"{seen.description.encoding.shown(value)} ({counted(n, 'pixel')} in "
             f"{counted(len(where), 'file')})"
@@ -145,7 +145,7 @@ def _values(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 
 
 def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """Values that compression or resizing made."""
+    """Values that result from compression or resizing."""
     pixels, blurred = classes.between
     if pixels:
         proportion = pixels / max(1, seen.values.total)
@@ -161,7 +161,7 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     elif (
         seen.labels.lossy
         and seen.description.encoding.kind == "index"
-        and not seen.description.encoding.terms  # masks of a class each
+        and not seen.description.encoding.terms  # one mask per class
         and len(seen.values.pixels) > 2
     ):
         files = enumerate(pair.labels for pair in seen.description.pairs)
@@ -177,7 +177,7 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 
 
 def _reading(seen: Scanned) -> Iterable[Finding]:
-    """How the labels were taken, where another way was possible."""
+    """How ambiguous labels were read."""
     encoding = seen.description.encoding
     if encoding.alone:
         value, other = encoding.alone
@@ -201,8 +201,8 @@ def _reading(seen: Scanned) -> Iterable[Finding]:
             yield Finding(
                 "info",
                 "inverted-mask",
-                f"The object is stored as {second} (dark), the background as {first}: the "
-                "images' edges say so.",
+                f"The object is stored as {second} (dark), the background as {first}, "
+                "which covers most of the images' edges.",
                 repair="if it is the reverse, exchange the values of the two classes in "
                 "the file --write dataset.toml writes",
             )
@@ -254,7 +254,7 @@ def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 
 
 def _one_class(seen: Scanned, name: str, *, in_all: bool) -> Finding:
-    """A network that only ever sees one class learns to say so everywhere."""
+    """With a single class there is nothing to learn."""
     where = "every labeled pixel" if in_all else "every labeled pixel of the training images"
     repair = "label a second class"
     if seen.description.found.notes:
@@ -269,7 +269,7 @@ def _one_class(seen: Scanned, name: str, *, in_all: bool) -> Finding:
 
 
 def _unlabelled(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """Images in which nothing counts."""
+    """Images without labeled pixels."""
     empty = np.flatnonzero(classes.labelled == 0).tolist()
     blank = [number for number in empty if seen.labels.counts[number] is not None]
     if blank:
@@ -278,12 +278,12 @@ def _unlabelled(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
             "unlabelled-picture",
             f"{have(len(blank), 'image')} no labeled pixel, everything is ignored.",
             label_names(seen, blank),
-            "label them or remove them; they take time and teach nothing",
+            "label them or remove them; nothing is learned from them",
         )
 
 
 def _covered(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """Images that are a single class throughout, and not the usual one: a label file left empty."""
+    """Images with a single class that is not the most frequent one: perhaps an empty label file."""
     usual = int(classes.pixels.sum(0).argmax())
     odd = {index: some for index, some in classes.covered.items() if index != usual}
     numbers = sorted(number for some in odd.values() for number in some)
@@ -299,10 +299,10 @@ def _covered(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 
 
 def _outsized(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """A few images in which a class has many times its usual proportion: areas filled by mistake.
+    """A few images with many times a class's usual proportion: areas filled by mistake.
 
-    On a set of cracks three of 118 held a third of all crack pixels, and the one held out decided
-    the score.
+    In the dataset crack, three of 118 images have a third of all crack pixels; the one in val
+    dominates the score.
     """
     for name, (numbers, pixels) in zip(seen.description.classes.names, classes.spread, strict=True):
         if len(numbers) < ENOUGH:

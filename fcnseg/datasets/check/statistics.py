@@ -1,4 +1,4 @@
-"""How often each class occurs, by split, and what to train with, judging by that."""
+"""Class frequencies by split, and training options suggested from them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from fcnseg.io.labels import RawLabels
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How often one class occurs.
+    """Frequency of one class.
 
-    pixels: of all splits. proportion: of the pixels that count. images: split -> images that
-    have it.
+    pixels: number in all splits. proportion: of the labeled pixels, 0..1. images: split -> number
+    of images with the class.
     """
 
     name: str
@@ -50,27 +50,27 @@ class ClassCount:
 class Frequencies:
     """Pixels and images of each class.
 
-    pixels: int64 (3, K) by split (train, val, test) and class; images: the same, images
-        that have the class. ignored: int64 (3,), pixels that do not count.
-    labelled: int64 (N,), pixels of each pair that count.
-    strange: stored value that is no class -> (pixels, pair numbers).
-    between: (pixels, pair numbers) of values taken for the nearest class.
+    pixels: int64 (3, K) by split (train, val, test) and class; images: int64 (3, K), number of
+        images with the class. ignored: int64 (3,), number of ignored pixels.
+    labelled: int64 (N,), number of labeled pixels of each pair.
+    undeclared: stored value without a class -> (pixels, pair numbers).
+    between: (pixels, pair numbers) of values assigned to the nearest class.
     covered: class -> numbers of the pairs that it covers completely.
-    spread: for each class, int64 (M,) numbers of the pairs that have it and its pixels there.
+    spread: for each class, int64 (M,) numbers of the pairs with it, and its pixels there.
     """
 
     pixels: NDArray[np.int64]
     images: NDArray[np.int64]
     ignored: NDArray[np.int64]
     labelled: NDArray[np.int64]
-    strange: Mapping[int, tuple[int, list[int]]]
+    undeclared: Mapping[int, tuple[int, list[int]]]
     between: tuple[int, list[int]]
     covered: Mapping[int, list[int]]
     spread: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
     @property
     def learned(self) -> NDArray[np.int64]:
-        """int64 (K,): pixels of each class in the training images; in all, if these have none."""
+        """int64 (K,): pixels of each class in the training images; if none, in all images."""
         return np.asarray(self.pixels[0] if self.pixels[0].any() else self.pixels.sum(0))
 
     def by_class(self, names: tuple[str, ...]) -> tuple[ClassCount, ...]:
@@ -88,16 +88,16 @@ class Frequencies:
 
 
 def count_classes(seen: Scanned) -> Frequencies:
-    """Add up what was seen in the label files."""
+    """Add up the values of all label files by class."""
     description, kind = seen.description, seen.values.kind
     encoding, count = description.encoding, len(description.classes)
-    # Plain numbers: a file has a few values, for which arrays cost more than they save.
+    # Lists of integers: a file has few values, for which arrays are slower.
     pixels, images = ([[0] * count for _ in SPLITS] for _ in range(2))
     ignored, labelled = [0] * len(SPLITS), [0] * len(description.pairs)
-    strange: dict[int, tuple[int, list[int]]] = {}
+    undeclared: dict[int, tuple[int, list[int]]] = {}
     between: tuple[int, list[int]] = 0, []
     covered: dict[int, list[int]] = {}
-    spread = [(array("q"), array("q")) for _ in range(count)]  # eight bytes a number
+    spread = [(array("q"), array("q")) for _ in range(count)]  # 8 bytes per number
     meaning = _meanings(encoding)
     for number, (pair, one) in enumerate(zip(description.pairs, seen.labels.counts, strict=True)):
         if one is None:
@@ -121,15 +121,15 @@ def count_classes(seen: Scanned) -> Frequencies:
             between = _with(between, taken, number) if taken else between
         else:
             for at in odd:
-                strange[values[at]] = _with(
-                    strange.get(values[at], (0, [])), one.pixels[at], number
+                undeclared[values[at]] = _with(
+                    undeclared.get(values[at], (0, [])), one.pixels[at], number
                 )
     return Frequencies(
         np.array(pixels, np.int64).reshape(len(SPLITS), count),
         np.array(images, np.int64).reshape(len(SPLITS), count),
         np.array(ignored, np.int64),
         np.array(labelled, np.int64),
-        strange,
+        undeclared,
         between,
         covered,
         [(np.array(numbers, np.int64), np.array(n, np.int64)) for numbers, n in spread],
@@ -139,9 +139,9 @@ def count_classes(seen: Scanned) -> Frequencies:
 def count_rectangles(
     description: Description, read: Callable[[Pair, str, Sequence[str]], RawLabels]
 ) -> tuple[int, int]:
-    """Count the labelled areas of a few images, and those that are filled rectangles.
+    """Count the labeled areas of a sample of images, and the filled rectangles among them.
 
-    read: datasets.formats.read_stored. (0, 0) where labels are pixels and not annotations.
+    read: datasets.formats.read_stored. (0, 0) if labels are masks and not annotations.
     """
     encoding = description.encoding
     if not encoding.terms or encoding.store == "layers":
@@ -156,9 +156,9 @@ def count_rectangles(
 
 
 def _meanings(encoding: Encoding) -> Callable[[tuple[int, ...]], tuple[list[int], list[int]]]:
-    """Of stored values: their classes (255: none), and the places of those not declared.
+    """A function: stored values -> their classes (255: none), indices of undeclared values.
 
-    Remembered, because most files have the same values as some other.
+    Cached, because many files have the same values.
     """
     declared = {*encoding.class_of(), *encoding.ignore}
 
@@ -173,7 +173,7 @@ def _meanings(encoding: Encoding) -> Callable[[tuple[int, ...]], tuple[list[int]
 
 
 def _with(counted: tuple[int, list[int]], pixels: int, number: int) -> tuple[int, list[int]]:
-    """(pixels, pair numbers) and one pair more."""
+    """Add a pair to (pixels, pair numbers)."""
     counted[1].append(number)
     return counted[0] + pixels, counted[1]
 
@@ -188,29 +188,29 @@ GRAIN = 32
 """Crops are multiples of the coarsest stride."""
 
 SMALL, LARGE = 256, 512
-"""Sides up to SMALL are kept; no crop is larger than LARGE."""
+"""Sides up to SMALL are not cropped; no crop is larger than LARGE."""
 
 FRACTION = 0.9
-"""What a crop takes of sides in between."""
+"""Side of a crop relative to the image's, between these."""
 
 LEAST = 64
-"""No crop is smaller: at stride 32 a batch norm still sees several elements."""
+"""Least side of a crop: at stride 32, batch norm still has several elements."""
 
 STEPS = 2000
-"""About as many steps as a pretrained FCN needs on a new data set (CamVid: 45 epochs of 45)."""
+"""Number of steps that a pretrained FCN needs on a new dataset (CamVid: 45 epochs of 45)."""
 
 RARE = 0.05
-"""Of two classes, one with less of the pixels is mostly thin, and found too seldom unweighted."""
+"""Of two classes, one with a smaller fraction of the pixels is usually thin, and needs weights."""
 
 HEAVIEST = 50.0
-"""No class weighs more than this many times another."""
+"""Greatest ratio of two class weights."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
     """Options for `fcnseg train`.
 
-    crop: (height, width). reasons: option -> why, one sentence each.
+    crop: (height, width). reasons: option -> the reason, as text.
     """
 
     crop: Size
@@ -226,7 +226,7 @@ class Suggestion:
 
 
 def suggest(sizes: Sequence[Size], pixels: Sequence[int], names: Sequence[str]) -> Suggestion:
-    """Options for training images of these sizes with these pixels of each class.
+    """Suggest options from image sizes and the number of pixels of each class.
 
     sizes: (height, width) of each training image, at least one.
     """
@@ -252,7 +252,7 @@ def suggest(sizes: Sequence[Size], pixels: Sequence[int], names: Sequence[str]) 
 
 
 def suggest_crop(sizes: Sequence[Size]) -> tuple[Size, str]:
-    """(height, width) of training crops by the images' median size, and why."""
+    """Choose (height, width) of crops from the images' median size; returns the reason, too."""
     height, width = (median(size[axis] for size in sizes) for axis in (0, 1))
     crop = _side(height), _side(width)
     typical = f"the median image is {width:.0f}x{height:.0f} (width x height)"
@@ -266,14 +266,14 @@ def suggest_crop(sizes: Sequence[Size]) -> tuple[Size, str]:
 
 
 def suggest_epochs(count: int, batch: int) -> tuple[int, str]:
-    """How often to go through so many training images, and why."""
+    """Choose the number of epochs for this many training images; returns the reason, too."""
     steps = max(1, count // batch)
     epochs = min(300, max(10, -(-STEPS // steps)))
     return epochs, f"{counted(steps, 'step')} an epoch: about {epochs * steps} steps in all"
 
 
 def suggest_class_weights(pixels: Sequence[int], names: Sequence[str]) -> tuple[Weighing, str]:
-    """--class-weights, and why: what gave the better IoU in docs/train.md."""
+    """Choose --class-weights as measured in docs/train.md; returns the reason, too."""
     rare = _rare_of_two(pixels)
     if rare is None:
         return "none", "the default loss, ce+dice, counts the overlap of each class, however rare"
@@ -286,7 +286,7 @@ def suggest_class_weights(pixels: Sequence[int], names: Sequence[str]) -> tuple[
 
 
 def suggest_upsample(pixels: Sequence[int], names: Sequence[str]) -> tuple[End, str]:
-    """--upsample (of maps; scores have nothing but fixed), and why: measured in docs/train.md."""
+    """Choose --upsample as measured in docs/train.md; returns the reason, too."""
     rare = _rare_of_two(pixels)
     if rare is None:
         return "fixed", "outlines are drawn well enough by bilinear upsampling"
@@ -297,7 +297,7 @@ def suggest_upsample(pixels: Sequence[int], names: Sequence[str]) -> tuple[End, 
 
 
 def _rare_of_two(pixels: Sequence[int]) -> int | None:
-    """Which of two classes, both found, is rare; None where none is, or there are not two."""
+    """The index of the rare one of two classes; None if neither is rare or one is absent."""
     if len(pixels) != 2:
         return None
     rare = int(pixels[1] < pixels[0])
@@ -305,7 +305,7 @@ def _rare_of_two(pixels: Sequence[int]) -> int | None:
 
 
 def sqrt_weights(pixels: Sequence[int]) -> tuple[float, ...]:
-    """Weights by 1 / sqrt(frequency), 1 on average over the pixels; 1 for absent classes."""
+    """Weights 1 / sqrt(frequency), with a mean of 1 over the pixels; 1 for absent classes."""
     total = sum(pixels)
     raw = [(total / count) ** 0.5 if count else 0.0 for count in pixels]
     lightest = min((weight for weight in raw if weight), default=1.0)
@@ -321,7 +321,7 @@ def _side(pixels: float) -> int:
 
 
 def _batch(count: int) -> tuple[int, str]:
-    """A power of two, at most 8, that leaves several steps in an epoch."""
+    """Choose a power of two, at most 8, with several steps per epoch; returns the reason, too."""
     batch = 8
     while batch > 2 and count < 4 * batch:
         batch //= 2

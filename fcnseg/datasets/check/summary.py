@@ -1,4 +1,4 @@
-"""What a dataset is, in one paragraph, and how long a training on it takes on this processor."""
+"""A description of a dataset in one paragraph, and an estimate of the training time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fcnseg.datasets.check.statistics import Size, Suggestion
 from fcnseg.errors import counted
 
 MATRIX = 512
-"""Rows of the matrices whose product tells how fast a processor is."""
+"""Rows of the matrices whose product measures the processor's speed."""
 
 TRIAL, PRODUCTS = 0.1, 5
-"""Seconds for that, and how many products at least."""
+"""Seconds for that measurement, and the least number of products."""
 
 PIXELS = 4200.0
 """Pixels of training crops a second for each 10^9 operations a second of a float32 matrix product.
@@ -28,16 +28,16 @@ the processor has it: 4,100 on two cores of a Xeon with AMX that had other work,
 """
 
 VALIDATING = 0.3
-"""What a validation pixel costs of a training pixel."""
+"""Time for a validation pixel relative to a training pixel."""
 
 FEW = 4
-"""Stored values that are listed one by one."""
+"""Maximum number of stored values that are listed individually."""
 
 
 def summarize(description: Description, own: Mapping[str, int], used: Mapping[str, int]) -> str:
-    """The reading in one paragraph.
+    """Describe a dataset in one paragraph.
 
-    own: pairs in each split that the folder has; used: in each that is used.
+    own: number of pairs in each split of the folder; used: in each split as used.
     """
     images = counted(len(description.pairs), "image")
     labels = f"labels in {_where(description)}" if _where(description) else "labels beside them"
@@ -45,7 +45,7 @@ def summarize(description: Description, own: Mapping[str, int], used: Mapping[st
 
 
 def _where(description: Description) -> str:
-    """The files or folders of the labels; "" when they lie beside the images."""
+    """The files or folders of the labels; "" if they are beside the images."""
     root, pairs = description.root, description.pairs
     if any(pair.part and pair.page is None for pair in pairs) or any(p.page for p in pairs):
         files = sorted({os.path.relpath(pair.labels, root) for pair in pairs})
@@ -67,7 +67,7 @@ def _where(description: Description) -> str:
 
 
 def _stored(description: Description) -> str:
-    """What the label files hold."""
+    """The content of the label files."""
     encoding = description.encoding
     if encoding.store == "layers":
         return f"files for each of {counted(len(encoding.terms), 'class')}"
@@ -95,7 +95,7 @@ def _split(description: Description, own: Mapping[str, int], used: Mapping[str, 
 
 
 def training_seconds(crop: Size, epochs: int, train: int, val: Sequence[Size]) -> float:
-    """About how long a training takes on this processor.
+    """Estimate the seconds that a training takes on this processor.
 
     crop: (height, width). train: training images. val: (height, width) of each validation image.
     The processor's speed is measured in TRIAL seconds.
@@ -114,7 +114,7 @@ def suggested_seconds(suggestion: Suggestion, splits: Mapping[str, int], sizes: 
 
 
 def in_words(seconds: float) -> str:
-    """How long a training takes, as a person says it: a few minutes, 40 minutes, 3 hours."""
+    """A training time as text: a minute or two, 40 minutes, 3 hours."""
     minutes = seconds / 60
     if minutes < 2:
         text = "a minute or two"
@@ -129,7 +129,7 @@ def in_words(seconds: float) -> str:
 def _speed() -> float:
     """10^9 operations a second of a float32 matrix product on all cores, measured once.
 
-    Of the fastest of several: what other programs do meanwhile can slow one down tenfold.
+    The fastest of several is used: other programs can slow one down tenfold.
     """
     matrix = np.random.default_rng(0).random((MATRIX, MATRIX), np.float32)
     matrix @ matrix  # starts the threads

@@ -1,6 +1,6 @@
-"""What the numbers in label files mean: counted values and a class list -> Reading.
+"""Detect how labels are encoded: counted values and a class list -> Reading.
 
-Knows nothing of folders. Colors are read in fcnseg.datasets.encoding.colors.
+Independent of folders and files. Color labels are in fcnseg.datasets.encoding.colors.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ from fcnseg.datasets.encoding.values import GREY, LOSSY, MOST_VALUES, Values
 from fcnseg.errors import DatasetError, counted, percent
 
 BORDER_IS_BACKGROUND = 0.75
-"""Of a 0/255 mask, white is the background when it has more of the image's edge than this."""
+"""In a 0/255 mask, white is the background if it covers more than this fraction of the edge."""
 
 NEARLY_GREY = 12
-"""Channels that differ by no more are a grey that compression has tinted."""
+"""Maximum difference between the channels of a gray that compression has tinted."""
 
 
 def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
-    """What the stored values mean; DatasetError when they can't be labels.
+    """Determine the class of each stored value; DatasetError if they can't be labels.
 
     entries: the class list found in the folder, if any.
     """
@@ -70,11 +70,11 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         )
     if values.terms:
         return _read_terms(values, entries)
-    if values.aliases and not any(entry.ignored for entry in entries):  # else 255 is what they say
+    if values.aliases and not any(entry.ignored for entry in entries):  # else they define 255
         return _read_both_scales(values, entries)
     named_by_color = {entry.color for entry in entries} - {None}
     if values.kind == "color" and named_by_color >= values.pixels.keys() - {VOC_BORDER_COLOR}:
-        return read_colors(values, entries)  # greys, too
+        return read_colors(values, entries)  # also if all are gray
     if values.kind == "color" and not named_by_color and (channel := class_channel(values)):
         return _read_channel(values, entries, channel)
     stored = {value for entry in entries for value in entry.values} - {0}
@@ -115,9 +115,9 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
 def named(
     names: Sequence[str], entries: Sequence[Entry] = (), colors: Sequence[int | None] = ()
 ) -> ClassMap:
-    """Classes by name; a packed color where one is given, else one that differs.
+    """A ClassMap with these names and packed colors; distinct colors where none is given.
 
-    colors: are used where each class has its own.
+    colors: used only if no two classes share one.
     """
     if None in colors or len(set(colors)) < len(colors):
         colors = ()
@@ -131,7 +131,7 @@ def named(
 
 
 def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
-    """Words: a class for each, in the class list's order; what nothing covers is background."""
+    """One class per word, in the class list's order; pixels without a word are background."""
     by_number = _numbered(entries, values.terms)
     known = all(term in by_number for term in values.terms)  # Kaggle's ClassId
     terms = [by_number[term] for term in values.terms] if known else values.terms
@@ -161,8 +161,8 @@ def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
 
 
 def _numbered(entries: Sequence[Entry], terms: Sequence[str]) -> dict[str, str]:
-    """The names of a class list by their numbers; by their lines where it has none: from 0 where
-    that is a term or the background, else from 1."""
+    """The names of a class list by number. Without numbers, lines are counted: from 0 if 0 is a
+    term or the first line is the background, else from 1."""
     if any(entry.value is not None for entry in entries) or not entries:
         return {str(entry.value): entry.name for entry in entries}
     from_0 = "0" in terms or entries[0].name.lower() in BACKGROUND_NAMES
@@ -170,7 +170,7 @@ def _numbered(entries: Sequence[Entry], terms: Sequence[str]) -> dict[str, str]:
 
 
 def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
-    """0, 1, 2 ... with perhaps 255; values far from the others and rare are mistakes."""
+    """Class indices 0, 1, 2 ..., possibly with 255; rare values far above the others are errors."""
     seen = sorted(value for value in values.pixels if 0 <= value != IGNORE)
     ignore = [value for value in values.pixels if value in (IGNORE, -1)]
     listed = listed_values(values, seen, entries)
@@ -185,7 +185,7 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
             "like photographs.",
             hint="check that images and labels were not exchanged",
         )
-    first = int(seen[0] == 1 and len(seen) > 1)  # Matlab counts from 1: then 0 is no class
+    first = int(seen[0] == 1 and len(seen) > 1)  # Matlab counts from 1; then 0 is not a class
     alone = meaning_alone(values.alone, entries)
     names = BINARY if seen == [0, 1] else ClassMap.numbered(count).names[first:]
     why = [f"label values are class indices {first}..{count - 1}"]
@@ -203,7 +203,7 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
 def _read_without(
     values: Values, ignored: int, note: str = "", entries: Sequence[Entry] = ()
 ) -> Reading:
-    """All but one value, which stands for "ignore". note: why, where that is a question."""
+    """Read the values with one of them ignored. note: the reason, if it should be confirmed."""
     rest = {value: pixels for value, pixels in values.pixels.items() if value != ignored}
     reading = read_values(replace(values, pixels=rest, band=None, rim=None), entries)
     encoding = replace(reading.encoding, ignore=(*reading.encoding.ignore, ignored))
@@ -220,7 +220,7 @@ def _read_listed(
         if not entry.ignored:
             stored[entry] = (*stored.get(entry, ()), value)
     if sorted(stored.values()) == [(number,) for number in range(len(stored))]:
-        stored = dict(sorted(stored.items(), key=lambda one: one[1]))  # indices stay what they are
+        stored = dict(sorted(stored.items(), key=lambda one: one[1]))  # keep the indices
     dropped = {value for entry, value in listed if entry.ignored}
     dropped |= set(ignore).difference(*stored.values())
     reported = sorted(dropped & values.pixels.keys()) or sorted(dropped)
@@ -243,7 +243,7 @@ def _read_listed(
 def _read_greys(
     values: Values, greys: Sequence[int], entries: Sequence[Entry], *, nearest: bool
 ) -> Reading:
-    """A class for each of a few greys; of two, the background is found by the image's edge."""
+    """One class per gray level; of two levels, the one at the images' edges is the background."""
     order = sorted(greys)
     drawn = drawn_with(order, entries)
     if drawn:
@@ -273,12 +273,12 @@ def _read_greys(
 
 
 def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) -> Reading:
-    """Numbers beyond 255 (16-bit files): the largest possible is ignored, or a class for each."""
+    """16-bit values: 65535 is ignored, or each value is a class."""
     others = [value for value in levels if value not in (IGNORE, LARGEST)]
     if LARGEST in levels and (not others or others[-1] < IGNORE):
         if list(levels) == [0, LARGEST]:
             return _read_greys(values, levels, entries, nearest=False)
-        if list(levels) == [0, IGNORE, LARGEST]:  # masks of 8 bits, others of 16
+        if list(levels) == [0, IGNORE, LARGEST]:  # 8-bit masks beside 16-bit masks
             both = Encoding("index", ((0,), (IGNORE, LARGEST)))
             note = f"label values are grays: {IGNORE} or {LARGEST} is the object"
             return Reading(both, named(BINARY), None, (note,))
@@ -299,7 +299,7 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
 
 
 def _read_channel(values: Values, entries: Sequence[Entry], factor: int) -> Reading:
-    """Classes in one channel, whatever the others number."""
+    """Classes in one channel; the other channels are ignored."""
     one, colors = classes_of_channel(values, factor)
     reading = read_values(one, entries)
     why = "one channel holds the classes, others number their objects"
@@ -313,7 +313,7 @@ def _read_channel(values: Values, entries: Sequence[Entry], factor: int) -> Read
 
 
 def _as_colors(reading: Reading, factor: int = GREY) -> Reading:
-    """A reading of numbers, for files that hold them as greys, or in one channel."""
+    """Convert a reading of numbers for files that store them as grays or in one channel."""
     encoding = reading.encoding
     return replace(
         reading,
@@ -327,7 +327,7 @@ def _as_colors(reading: Reading, factor: int = GREY) -> Reading:
 
 
 def _read_both_scales(values: Values, entries: Sequence[Entry]) -> Reading:
-    """Files with indices (0, 1) beside files with greys (0, 255) for the same classes."""
+    """Some files store indices (0, 1), others grays (0, 255), for the same classes."""
     folded = replace(values, aliases={}, pixels={}, border={}, files={}, palette={})
     for value, pixels in values.pixels.items():
         index = values.aliases.get(value, value)

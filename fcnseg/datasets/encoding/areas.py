@@ -1,5 +1,5 @@
-"""What the places of stored values tell: classes cover areas, smoothing leaves values along their
-edges, an object is in one piece, what nobody was sure of is a thin band."""
+"""Resolve ambiguous encodings by where values lie: classes cover areas, smoothing leaves values
+along their edges, an object is one connected region, an "ignore" value is a thin band."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ from fcnseg.io.images import read_image
 from fcnseg.io.labels import RawLabels
 
 SOLID = 0.1
-"""Of a class's pixels at least this proportion has all eight neighbours of the class."""
+"""Least fraction of a class's pixels whose eight neighbors all belong to the class."""
 
 EXACT = 0.9
-"""Where so many of the values cover areas, none was made by compression or resizing."""
+"""If this fraction of the values covers areas, no value comes from compression or resizing."""
 
 BEYOND = 0.12
-"""Bicubic resizing overshoots both values at an edge by this much of their distance."""
+"""Overshoot of bicubic resizing at an edge, relative to the difference of the two values."""
 
 LEAST_LEVEL = 12
-"""Numbers up to this are class indices: thin classes among them are no smoothing."""
+"""Values up to this are class indices: thin classes among them are not smoothing."""
 
 MOST_LOSSY = 0.25
-"""The proportion of pixels that smoothing can hold; more is something else."""
+"""Greatest fraction of the pixels that smoothing can change."""
 
 BAND = 11
-"""A value that stands for "ignore" is a band so narrow that within a square of so many pixels about
-each of its pixels are two classes."""
+"""An "ignore" band is so narrow that a square with this side, in pixels, around any of its pixels
+contains two classes."""
 
 MOST_BETWEEN = 0.9
-"""At least this fraction of its pixels."""
+"""Least fraction of the pixels for which the above must hold."""
 
 SAMPLES = 16
-"""Label files read again where their counts alone leave the meaning open."""
+"""Number of label files read again if counts alone are ambiguous."""
 
 _Samples = Callable[[], Iterable[NDArray[np.int32]]]
 
@@ -71,11 +71,11 @@ def look_closer(
     counts: Iterable[ValueCounts | None],
     read: Callable[[Pair], RawLabels],
 ) -> Values:
-    """The values, with what only the pixels' places tell where counts leave two meanings.
+    """Set the attributes of `values` that depend on where values lie, not only on their counts.
 
-    `solid` becomes the values that cover areas, where the others are smoothed edges between
-    them; `exact` whether all cover areas; `instances` stays only where most numbers are one piece;
-    `band` a value that stands for "ignore", `rim` one that may. A few files are read again.
+    `solid`: values that cover areas, if the others are smoothed edges between them; `exact`:
+    whether all cover areas; `instances`: kept only if most numbers form one connected region;
+    `band`: a value that means "ignore"; `rim`: one that may. A few files are read again.
     """
     if values.terms or values.lossy or values.rest:
         return values
@@ -103,7 +103,7 @@ def look_closer(
 
 
 def _in_one_piece(samples: _Samples) -> bool:
-    """Whether most numbers of the files looked at are in one piece, as objects are."""
+    """Whether most numbers form one connected region per file, as objects do."""
     pieces = [one.count for numbers in samples() for one in pieces_of(numbers)]
     return sum(count == 1 for count in pieces) >= 0.8 * len(pieces)
 
@@ -121,20 +121,19 @@ def _sampled(
     read: Callable[[Pair], RawLabels],
     kind: str,
 ) -> Iterator[tuple[Pair, NDArray[np.int32]]]:
-    """The pairs whose label files hold most values, with the numbers or packed colors there,
-    int32 (H, W)."""
+    """Yield the pairs with the most label values; their numbers or packed colors, int32 (H, W)."""
     held = [0 if one is None else len(one.values) for one in counts]
     for index in np.argsort([-count for count in held], kind="stable")[:SAMPLES].tolist():
         try:
             raw = read(pairs[index])
         except MediaError:
-            continue  # told of by the scan
+            continue  # reported by the scan
         yield pairs[index], packed_colors(raw) if kind == "color" else single_numbers(raw)[0]
 
 
 def _solid(values: Values, samples: _Samples) -> tuple[tuple[int, ...], bool]:
-    """The values that cover areas, if there are as many others, all of them between these; and
-    whether hardly any are others."""
+    """The values that cover areas, if at least as many others lie between them, else (); and
+    whether nearly all values cover areas."""
     color = values.kind == "color"
     least, most = min(values.pixels, default=0), max(values.pixels, default=0)
     if color:
@@ -155,10 +154,10 @@ def _solid(values: Values, samples: _Samples) -> tuple[tuple[int, ...], bool]:
 
 
 def _band(values: Values, samples: _Samples) -> int | None:
-    """The largest index, if the one before is in no file and it lies only between classes.
+    """The largest index if a gap precedes it and its pixels lie only between two classes.
 
-    MaSTr1325 stores 0, 1, 2 and 4 for "unknown". A thin class (a pole, a lane's line) after a gap
-    has one class on both sides.
+    MaSTr1325 stores 0, 1, 2, and 4 for "unknown". A thin class (a pole, a lane marking) after a
+    gap has the same class on both sides.
     """
     seen = sorted(value for value in values.pixels if 0 <= value != IGNORE)
     if values.kind != "index" or len(seen) < 3 or not 1 < seen[-1] - seen[-2] <= LEAST_LEVEL:
@@ -179,20 +178,22 @@ def _band(values: Values, samples: _Samples) -> int | None:
 
 
 MIDDLE = 8
-"""A grey no farther from the middle of 0 and 255 may say that nobody was sure."""
+"""Greatest distance from the middle of 0..255 of a gray that may mean "uncertain"."""
 
 NARROW = 6, 0.02
-"""Pixels, or the fraction of the image's shorter side, that such a band is wide at most, where it
-is a grey; a number may be twice as wide."""
+"""Greatest width of such a band, in pixels and as a fraction of the image's shorter side, if it is
+a gray; an index may be twice as wide."""
 
 TOUCHING = 0.05
-"""So much of the object's outline at most touches the background."""
+"""Greatest fraction of the object's outline that touches the background."""
 
 
 def _unsure(values: Values, samples: _Samples, *, named: bool) -> tuple[int | None, int | None]:
-    """The value of a band all around the object, where nobody was sure: the middle grey of 0, 128
-    and 255 if it is thin, the last of 0, 1, 2 or 1, 2, 3, either in files `named` trimaps; and the
-    last number of others if it is thin, which may be a class."""
+    """The uncertain band around the object in a trimap: its value, and a value that may be one.
+
+    The band is the middle of 0, 128 and 255, if it is thin or the files are `named` trimap; or the
+    last of 0, 1, 2 or 1, 2, 3, if they are. In other files, a thin last index may be a class.
+    """
     seen = sorted(value for value in values.pixels if value >= 0)
     numbered = seen in ([0, 1, 2], [1, 2, 3])
     greys = len(seen) == 3 and (seen[0], seen[2]) == (0, IGNORE)
@@ -229,13 +230,13 @@ def _unsure(values: Values, samples: _Samples, *, named: bool) -> tuple[int | No
 
 
 def _distances(numbers: NDArray[np.int32], *values: int) -> NDArray[np.float32]:
-    """float (H, W): how far the nearest pixel with one of these values is."""
+    """float (H, W): the distance to the nearest pixel with one of these values."""
     other = ~np.isin(numbers, values)
     return np.asarray(cv2.distanceTransform(other.astype(np.uint8), cv2.DIST_L2, 5), np.float32)
 
 
 def _count_areas(numbers: NDArray[np.int32], inside: Counter[int], total: Counter[int]) -> None:
-    """Add a file's pixels of each value, and those whose neighbours all have it too."""
+    """Count a file's pixels of each value, and of these the ones with eight equal neighbors."""
     middle = numbers[1:-1, 1:-1]
     same = np.ones(middle.shape, np.bool_)
     height, width = numbers.shape
@@ -248,7 +249,7 @@ def _count_areas(numbers: NDArray[np.int32], inside: Counter[int], total: Counte
 
 
 def _between(some: Sequence[tuple[int, ...]], ends: Sequence[tuple[int, ...]]) -> bool:
-    """Whether values lie, in every channel, within what the ends span, or BEYOND it by a little."""
+    """Whether values lie, in every channel, within the range of `ends`, extended by BEYOND."""
     low, high = np.min(ends, axis=0), np.max(ends, axis=0)
     low, high = low - BEYOND * (high - low), high + BEYOND * (high - low)
     return bool(((np.array(some) >= low) & (np.array(some) <= high)).all())

@@ -1,7 +1,7 @@
-"""Files that name the classes of a dataset, and what they say.
+"""Find and parse class lists: files that name the classes of a dataset.
 
-Of a YOLO data.yaml only the classes, the folder and where the masks are: a reader of all of YAML
-would be a dependency.
+Of a YOLO data.yaml only the classes, the folder and the mask folder are parsed: a complete YAML
+parser would be a dependency.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def find_entries(listing: Listing) -> tuple[tuple[Entry, ...], str]:
 
 
 def _read_as(reader: Callable[[Path], list[Entry]], path: Path) -> tuple[Entry, ...]:
-    """A class list's entries; () for a file with another content."""
+    """The entries of a class list; () if the file is not one."""
     entries: list[Entry] = []
     with contextlib.suppress(OSError, *PARSE_ERRORS):
         entries = [] if is_own_table(path) else reader(path)
@@ -54,8 +54,8 @@ def _read_as(reader: Callable[[Path], list[Entry]], path: Path) -> tuple[Entry, 
 
 
 def _find_other_list(listing: Listing) -> tuple[tuple[Entry, ...], str]:
-    """The class list whose name is none of the known ones, but made of their words; or with one of
-    them, if its colors or numbers (0, 1, 2 ...) are those of a list."""
+    """A class list with an unknown name that consists of words of the known ones; or contains one
+    of them and has distinct colors or consecutive numbers."""
     for suffix, reader in _BY_SUFFIX.items():
         named = []
         for name in sorted(listing.with_suffix(suffix), key=lambda name: name.count("/")):
@@ -76,11 +76,11 @@ def _find_other_list(listing: Listing) -> tuple[tuple[Entry, ...], str]:
 
 
 _MOST_LISTS = 8
-"""More files whose names speak of labels are about an image each."""
+"""If more files than this have such names, each belongs to an image."""
 
 
 def _are_complete(entries: Sequence[Entry]) -> bool:
-    """Whether each entry has a color of its own, or the numbers are 0 or 1 to n."""
+    """Whether the entries have distinct colors, or consecutive numbers from 0 or 1."""
     numbers = sorted(entry.value for entry in entries if entry.value is not None)
     first = numbers[0] if numbers else 0
     return len(entries) > 1 and (
@@ -93,23 +93,23 @@ _LIST_HEADS = frozenset([
     "class", "classes", "label", "labels", "category", "categories", "color", "colors",
     "colour", "colours", "palette", "legend", "codes", "ontology", "colormap", "labelmap",
 ])  # fmt: skip
-"""What a class list's name says, one of these at least ..."""
+"""The name of a class list contains at least one of these words ..."""
 
 _LIST_WORDS = frozenset([
     "list", "dict", "dictionary", "name", "names", "id", "ids", "info", "map", "mapping",
     "table", "value", "values", "description", "descriptions", "definition", "definitions",
     "seg", "segmentation", "semantic", "rgb", "to", "index", "and", "of", "the", "new",
 ])  # fmt: skip
-"""... and perhaps some of these."""
+"""... and possibly some of these."""
 
 _ABOUT = re.compile(r"(?<![a-z])(config|meta(data|info)?|info|dataset|definitions?)(?![a-z])")
-"""The name of a JSON file that says what the classes are, among other things."""
+"""The name of a JSON file that may contain the classes among other information."""
 
 _NAME_WORDS = (
     "readable", "name", "class", "classname", "label", "labelname", "category", "categoryname",
     "names", "labels", "labellist", "title",
 )  # fmt: skip
-"""What the column or the key of the names is called, as `_plain` writes it; of others below too."""
+"""Names of the column or key with class names, as returned by `_plain`; below, those of others."""
 
 _VALUE_WORDS = (
     "id", "value", "index", "pngindex", "pixelvalue", "classid", "idx", "code", "maskvalue",
@@ -120,17 +120,17 @@ _VALUE_WORDS = (
 _CHANNELS = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
 
 _COLOR_WORDS = re.compile("colou?r|rgb|hex")
-"""A column of whole colors: #ff0000, or three numbers."""
+"""The name of a column with complete colors: #ff0000, or three numbers."""
 
 
 def _plain(word: object) -> str:
-    """`Class Name`, `class_name` and `className` as one: classname."""
+    """Normalize `Class Name`, `class_name` and `className` to classname."""
     return re.sub(r"[\W_]+", "", str(word)).lower()
 
 
 def _read_table(path: Path) -> list[Entry]:
-    """A CSV with names and r, g, b (class_dict.csv) or a value (Roboflow's _classes.csv); or of
-    other headings, with one column of names beside numbers or colors."""
+    """A CSV with names and r, g, b (class_dict.csv) or a value (Roboflow's _classes.csv); or with
+    other headings, if one column has names and others numbers or colors."""
     text = text_of(path)
     comma = max(",;\t", key=text.partition("\n")[0].count)
     rows = list(csv.reader(text.splitlines(), skipinitialspace=True, delimiter=comma))
@@ -165,7 +165,7 @@ def _read_table(path: Path) -> list[Entry]:
 
 
 def _reads(reader: Callable[[Any], int], *values: Any) -> bool:
-    """Whether a reader takes some values."""
+    """Whether a reader accepts the values."""
     with contextlib.suppress(*PARSE_ERRORS):
         return bool([reader(value) for value in values])
     return False
@@ -176,8 +176,8 @@ def _read_json(path: Path) -> list[Entry]:
 
 
 def _read_inside(path: Path) -> list[Entry]:
-    """The classes in a JSON file that says other things too (nnU-Net's dataset.json, Mapillary's
-    and Transformers' config.json, a metadata.json)."""
+    """The classes in a JSON file with other content, too (nnU-Net's dataset.json, Mapillary's and
+    Transformers' config.json, a metadata.json)."""
     data = json.loads(text_of(path)) if path.stat().st_size < _LARGEST else None
     return _entries_in(data) if _inside(data) is not None else []
 
@@ -187,17 +187,17 @@ _INSIDE = (
     "labelmapping", "classmapping", "defaultmasktargets", "annotationdefinitions", "spec", "tools",
     "items",
 )  # fmt: skip
-"""Keys of what may hold the classes in JSON, as `_plain` writes them; Unity's is `spec`."""
+"""JSON keys under which classes are found, as returned by `_plain`; Unity's is `spec`."""
 
 _LARGEST = 1 << 20
-"""Bytes of such a file: one that describes all images is larger."""
+"""Greatest size of such a file, in bytes: a file that describes every image is larger."""
 
 _PALETTES = ("labelcolors", "segmentationcolors", "palette", "colors")
 
 
 def _inside(data: Any) -> Any:
-    """What holds the classes in an object, or in one of Unity's list; None."""
-    several = isinstance(data, list)  # of which pixels' colors are wanted, not boxes' numbers
+    """The part of a JSON document that contains the classes; None if there is none."""
+    several = isinstance(data, list)  # Unity's definitions: of pixel colors, of boxes
     for one in sorted(data, key=lambda one: "pixel" not in str(one)) if several else [data]:
         said = {_plain(key): one[key] for key in one} if isinstance(one, Mapping) else {}
         held = [said[word] for word in (["spec"] if several else _INSIDE) if said.get(word)]
@@ -207,13 +207,13 @@ def _inside(data: Any) -> Any:
 
 
 def _entries_in(data: Any) -> list[Entry]:
-    """A list of names or of objects with name, id, color; or an object of name: id, color, or the
-    reverse; or what holds one of these."""
+    """Parse a list of names or of objects with name, id, color; an object of name: id or color, or
+    the reverse; or a document that contains one of these."""
     inside = _inside(data)
     if inside is not None:
         said = {_plain(key): data[key] for key in data} if isinstance(data, Mapping) else {}
         order = said.get("regionsclassorder")
-        if order:  # nnU-Net's regions lie within each other: the number that is stored for each
+        if order:  # nnU-Net's nested regions: the number stored for each
             parts = [one for one, about in inside.items() if about != 0 and not is_ignored(one)]
             inside = {**inside, **dict(zip(parts, order, strict=True))}
         entries = _entries_in(inside)
@@ -224,13 +224,13 @@ def _entries_in(data: Any) -> list[Entry]:
         return entries
     if isinstance(data, Mapping):
         if len({isinstance(about, int) for about in data.values()}) > 1:
-            raise ValueError("some classes are of several numbers")
+            raise ValueError("some classes have several numbers")
         return [_entry(str(name), about) for name, about in data.items()]
     return [_listed(about) for about in data]
 
 
 def _listed(about: Any) -> Entry:
-    """One of a list: a name, an object, or a name and its number or color."""
+    """Parse a list element: a name, an object, or a name and its number or color."""
     if isinstance(about, list):
         name, other = about if isinstance(about[0], str) else reversed(about)
         return _entry(str(name), other)
@@ -245,7 +245,7 @@ def _entry(name: str, about: Any) -> Entry:
     if isinstance(about, str) and name.isdecimal():
         return Entry(about, int(name))
     if isinstance(about, str) and (_COLOR.fullmatch(name) or _COLOR.fullmatch(about)):
-        name, color = (about, name) if _COLOR.fullmatch(name) else (name, about)  # A2D2: the former
+        name, color = (about, name) if _COLOR.fullmatch(name) else (name, about)  # A2D2: by color
         return Entry(name, color=read_color(color))
     about = about[0] if isinstance(about, list) and len(about) == 1 else about
     if isinstance(about, int) and not isinstance(about, bool):
@@ -269,7 +269,7 @@ def _entry(name: str, about: Any) -> Entry:
 
 
 def _read_manifest(path: Path) -> list[Entry]:
-    """The classes that the lines of SageMaker's manifest name, each those of its image."""
+    """The classes in a SageMaker manifest, each line of which names those of its image."""
     parts = [one for line in text_of(path).splitlines() for one in json.loads(line).values()]
     maps = [one.get("internal-color-map", {}) for one in parts if isinstance(one, Mapping)]
     found = {int(key): about for one in maps for key, about in one.items()}
@@ -296,8 +296,8 @@ _BY_SUFFIX: Mapping[str, Callable[[Path], list[Entry]]] = {
 
 
 def read_yaml_names(path: Path) -> list[Entry]:
-    """The `names:` of a YOLO data.yaml, and what its `label_mapping:` says is stored for them; or
-    the `classes:` of another YAML file, or what its name says it lists (labels.yaml)."""
+    """The `names:` of a YOLO data.yaml, with the stored values in its `label_mapping:`; or the
+    `classes:` of another YAML file, or the content of a file named as a list (labels.yaml)."""
     text = text_of(path)
     names = yaml_values(text, "names")
     if not names:
@@ -326,7 +326,7 @@ def read_yaml_names(path: Path) -> list[Entry]:
 
 
 def _of_parts(parts: Sequence[str]) -> list[Entry]:
-    """The classes in the parts of a YAML list or mapping; [] where they say something else."""
+    """Parse the elements of a YAML list or mapping as classes; [] if they are something else."""
     pairs = [part.lstrip("- ").partition(":")[::2] for part in parts]
     if not any(":" in part for part in parts):
         return [Entry(name.strip(" '\""), number) for number, (name, _) in enumerate(pairs)]

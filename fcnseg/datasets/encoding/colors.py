@@ -1,4 +1,4 @@
-"""What the colors in label files mean, also where resampling or JPEG has blurred them."""
+"""Detect the classes of color labels, also of labels blurred by resampling or JPEG."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ from fcnseg.datasets.encoding.values import LOSSY, Values
 from fcnseg.errors import DatasetError, counted
 
 SAME = 24
-"""Colors nearer than this (distance in RGB) are one color, changed by compression."""
+"""Colors at a smaller distance (in RGB) are one color, changed by compression."""
 
 NOISE = 2
-"""Colors up to twice as far are noise about one that has so many times the pixels."""
+"""Up to twice that distance, a color is noise if the other one has this many times its pixels."""
 
 MOST_COMPARED = 1000
-"""Colors of lossy labels, the most frequent first."""
+"""Maximum number of colors of lossy labels to compare, the most frequent first."""
 
 RAMP = 4
-"""So many colors between the same two, or more, were made by smoothing."""
+"""At least this many colors between the same two are the result of smoothing ..."""
 
 RARER = 5
-"""When either end has so many times the pixels of each."""
+"""... if each of the two has this many times the pixels of each color between them ..."""
 
 NEAR = 2.0
-"""And they lie so near (in each channel) to the line between them."""
+"""... and the colors are no farther from the line between the two, in each channel."""
 
 MOVED = 6
-"""Compression moves a channel of an area by no more."""
+"""Greatest change of a channel within an area by compression."""
 
 FLAT = 0.6
-"""The proportion of lossy label files that lies near their few true colors, at least."""
+"""Least fraction of the pixels of lossy labels that are near one of the few true colors."""
 
 MOST_OF_EDGES = 0.75
-"""Of two colors, one with more of the images' edges than this is the background."""
+"""Of two colors, one that covers more than this fraction of the images' edges is the background."""
 
 _WHITE = 0xFFFFFF
 
-_ROAD = 0x804080  # in CamVid and Cityscapes alike; without it neither is recognised
+_ROAD = 0x804080  # of CamVid and of Cityscapes; required to recognise either
 
 
 def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
-    """What the colors mean; DatasetError when they are too many to be classes."""
+    """Determine the class of each color; DatasetError if there are too many to be classes."""
     listed = [entry for entry in entries if entry.color is not None]
     if listed:
         return _read_listed(values, listed)
@@ -90,8 +90,8 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
 
 
 def _two_names(entries: Sequence[Entry], ground: int) -> tuple[str, str]:
-    """What background and object are called by a class list that names both, or the object; of two
-    other names the first is black's."""
+    """The names of background and object in a class list that names both, or only the object. Of
+    two names that are not a background's, the first belongs to black."""
     names = [entry.name for entry in by_stored_value(entries)]
     objects = [name for name in names if name.lower() not in BACKGROUND_NAMES]
     if len(objects) == len(names) == 2 and ground == 0 and not any(e.ignored for e in entries):
@@ -103,8 +103,10 @@ def _two_names(entries: Sequence[Entry], ground: int) -> tuple[str, str]:
 
 
 def _background(values: Values, colors: Sequence[int]) -> int | None:
-    """Of black or white and one other color that which is the background: black, unless the other
-    has most of the images' edges; white, if it has. None where nothing says so."""
+    """The background of two colors of which one is black or white; None if unknown.
+
+    Black is, unless the other color covers most of the images' edges; white is if it does.
+    """
     if len(colors) != 2 or {0, _WHITE}.isdisjoint(colors):
         return None
     plain = 0 if 0 in colors else _WHITE
@@ -125,16 +127,16 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
     known = {entry.color for entry in listed}
     classes = [entry for entry in listed if not entry.ignored]
     ignore = tuple(entry.color or 0 for entry in listed if entry.ignored)
-    strange = [color for color in values.pixels if color not in known]
-    ramps = set(strange).isdisjoint(values.solid or without_ramps(values) or strange)
-    lossy = values.rest > 0 or len(strange) > (0 if values.lossy or ramps else LOSSY)
-    if VOC_BORDER_COLOR in strange:
+    unlisted = [color for color in values.pixels if color not in known]
+    ramps = set(unlisted).isdisjoint(values.solid or without_ramps(values) or unlisted)
+    lossy = values.rest > 0 or len(unlisted) > (0 if values.lossy or ramps else LOSSY)
+    if VOC_BORDER_COLOR in unlisted:
         ignore = (*ignore, VOC_BORDER_COLOR)
     why = f"labels are colors, named by a class list ({counted(len(classes), 'class')})"
     why += ", of which red and blue are exchanged (OpenCV writes BGR)" if exchanged else ""
     stored = [(entry.color or 0,) for entry in classes]
     names = [entry.name for entry in classes]
-    if 0 in strange and 2 * values.pixels[0] > values.total and "background" not in names:
+    if 0 in unlisted and 2 * values.pixels[0] > values.total and "background" not in names:
         stored, names = [(0,), *stored], ["background", *names]
         why += "; black, which is most of the pixels and in no line of it, is background"
     reading = _reading(stored, names, ignore, lossy, why)
@@ -143,12 +145,12 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
 
 
 def _exchanged(color: int) -> int:
-    """A packed color with red and blue in each other's place."""
+    """A packed color with red and blue exchanged."""
     return pack(*reversed(unpack(color)))
 
 
 def _are_exchanged(values: Values, known: Set[int | None]) -> bool:
-    """Whether a list lacks a color, and has all of them with red and blue exchanged."""
+    """Whether a list contains all colors only with red and blue exchanged."""
     return not known >= values.pixels.keys() and known >= {*map(_exchanged, values.pixels)}
 
 
@@ -196,7 +198,7 @@ def _read_published(seen: Sequence[int], lossy: bool) -> Reading | None:
 
 
 def _read_voc(seen: Sequence[int], lossy: bool, entries: Sequence[Entry]) -> Reading | None:
-    """Colors dealt out as PASCAL VOC does: the place in its palette is the class index."""
+    """Colors of PASCAL VOC's palette: the position in the palette is the class index."""
     seen = _nearby(seen, (*voc_palette(64), VOC_BORDER_COLOR)) if lossy else seen
     place = {color: index for index, color in enumerate(voc_palette())}
     places = [place[color] for color in seen if color in place]
@@ -215,8 +217,8 @@ def _read_voc(seen: Sequence[int], lossy: bool, entries: Sequence[Entry]) -> Rea
 
 
 def _in_places(entries: Sequence[Entry], count: int) -> list[Entry]:
-    """A class list without colors, if it has a line for each of the first `count` of a palette (and
-    perhaps for more, the background first), or for all but the background; else []."""
+    """A class list without colors that has one line for each of the first `count` colors of a
+    palette (or more lines, the background first), or for all but the background; else []."""
     every = by_stored_value(entries)
     rows = [entry for entry in every if not entry.ignored]
     own = [place for place, row in enumerate(rows) if row.name.lower() in BACKGROUND_NAMES]
@@ -228,7 +230,7 @@ def _in_places(entries: Sequence[Entry], count: int) -> list[Entry]:
 
 
 def _nearby(seen: Sequence[int], table: Sequence[int]) -> list[int]:
-    """Lossy colors as those of a table they are very near to."""
+    """Replace lossy colors with the colors of a table that they are very near to."""
     known = np.array([unpack(color) for color in table])
     moved = []
     for color in seen:
@@ -239,8 +241,8 @@ def _nearby(seen: Sequence[int], table: Sequence[int]) -> list[int]:
 
 
 def _dominant(values: Values) -> list[int]:
-    """The colors lossy labels were drawn with: frequent with those near them, and neither
-    near a more frequent one nor the noise about it."""
+    """The original colors of lossy labels: frequent together with those near them, and neither near
+    a more frequent one nor noise around it."""
     order = sorted(values.pixels, key=lambda color: -values.pixels[color])[:MOST_COMPARED]
     points = np.array([unpack(color) for color in order], np.float64).reshape(-1, 3)
     pixels = np.array([values.pixels[color] for color in order])
@@ -260,7 +262,7 @@ def _dominant(values: Values) -> list[int]:
 
 
 def _in_order(colors: Sequence[int]) -> list[int]:
-    """Colors by their channels, of which near values are one: compression moves them a little."""
+    """Sort colors by channel; near values count as equal, because compression changes them."""
     steps = [sorted({unpack(color)[channel] for color in colors}) for channel in range(3)]
     rank = [
         dict(zip(some, np.cumsum(np.diff(some, prepend=0) > MOVED).tolist(), strict=True))
@@ -270,9 +272,9 @@ def _in_order(colors: Sequence[int]) -> list[int]:
 
 
 def without_ramps(values: Values) -> tuple[int, ...]:
-    """The colors that cover areas, where smoothing has put many rare ones between two of them.
+    """The colors that cover areas, if smoothing has added many rare ones between two of them.
 
-    () where nothing says so: a few colors between two others may be classes.
+    () otherwise: a few colors between two others may be classes.
     """
     order = sorted(values.pixels, key=lambda color: -values.pixels[color])
     if not RAMP < len(order) <= LOSSY:
@@ -293,7 +295,7 @@ def without_ramps(values: Values) -> tuple[int, ...]:
 
 
 def _ends(color: int, kept: Sequence[int], pixels: Mapping[int, int]) -> tuple[int, int] | None:
-    """The two far more frequent colors that a color is a mixture of; None when there are none."""
+    """The two far more frequent colors of which a color is a mixture; None if there are none."""
     mixed = np.array(unpack(color), np.float64)
     frequent = [other for other in kept if pixels[other] >= RARER * pixels[color]][:MAX_CLASSES]
     for place, one in enumerate(frequent):
@@ -307,7 +309,7 @@ def _ends(color: int, kept: Sequence[int], pixels: Mapping[int, int]) -> tuple[i
 
 
 def _held(values: Values, chosen: Sequence[int]) -> int:
-    """Pixels whose color is near a chosen one; those that were not listed are taken for far."""
+    """Number of pixels with a color near a chosen one; uncounted colors are not."""
     if not 0 < len(chosen) <= MAX_CLASSES:
         return 0
     colors = np.array([unpack(color) for color in values.pixels])

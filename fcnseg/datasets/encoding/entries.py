@@ -1,4 +1,4 @@
-"""An entry of a class list: a name, and how its pixels are stored."""
+"""The entries of class lists, and parsers of text files that contain them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ IGNORED_NAMES = frozenset(
         "nolabel", "no data", "nodata", "ignore label", "invalid",
     ]
 )  # fmt: skip
-"""Classes whose pixels do not count."""
+"""Names of classes whose pixels are ignored."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a class list: a name, and the stored value or packed color where given.
+    """One line of a class list: a name, and its stored value or packed color, if given.
 
-    also: more stored values of the same class.
+    also: further stored values of the same class.
     """
 
     name: str
@@ -37,31 +37,31 @@ class Entry:
     also: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """ValueError for numbers that no label file can hold."""
+        """Raise ValueError for numbers beyond 32 bits."""
         numbers = [number for number in (self.value, *self.also) if number is not None]
         if any(abs(number) >= 2**31 for number in numbers):
             raise ValueError(f"{self.name!r} is stored as {numbers}, beyond 32 bits")
 
     @property
     def values(self) -> tuple[int, ...]:
-        """All stored values; () where none is given."""
+        """All stored values; () if none is given."""
         return () if self.value is None else (self.value, *self.also)
 
     @property
     def ignored(self) -> bool:
-        """Whether the name says that these pixels do not count."""
+        """Whether the name means that these pixels are ignored."""
         return is_ignored(self.name)
 
 
 def by_stored_value(entries: Iterable[Entry]) -> list[Entry]:
-    """Entries by their stored values, where all have one; else in the list's order."""
+    """Sort entries by stored value if all have one; else keep the list's order."""
     rows = list(entries)
     numbered = all(entry.value is not None for entry in rows)
     return sorted(rows, key=lambda entry: entry.value or 0) if numbered else rows
 
 
 def mentioned_in(entries: Sequence[Entry]) -> str:
-    """What a class list says, for people: "7 road, 8 car"; the first few."""
+    """The first entries of a class list as text: "7 road, 8 car"."""
     shown = []
     for entry in entries[:6]:
         color = "" if entry.color is None else f"#{entry.color:06x}"
@@ -71,10 +71,10 @@ def mentioned_in(entries: Sequence[Entry]) -> str:
 
 
 def counted_from_one(entries: Sequence[Entry], stored: Collection[int]) -> tuple[Entry, ...]:
-    """COCO-Stuff's class list as its files mean it; any other list as it is.
+    """Correct the numbers of COCO-Stuff's class list; other lists are returned unchanged.
 
-    The list begins with 0 for "unlabeled" and 1 for "person"; the files hold 0 for a person and
-    255 for what nobody labelled. Source: github.com/nightrome/cocostuff, "labels.txt".
+    In the list, 0 is "unlabeled" and 1 is "person"; in the files, 0 is a person and 255 is
+    unlabeled. Source: github.com/nightrome/cocostuff, "labels.txt".
     """
     first = tuple(entry.name.lower() for entry in entries[: len(_COCO_STUFF)])
     numbers = [entry.value for entry in entries]
@@ -89,17 +89,17 @@ _COCO_STUFF = ("unlabeled", "person", "bicycle", "car", "motorcycle")
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a class's name says that its pixels do not count."""
+    """Whether a class's name means that its pixels are ignored."""
     return plain_name(name) in IGNORED_NAMES
 
 
 def plain_name(name: str) -> str:
-    """A name as it is compared: without regard to case, spaces, - and _."""
+    """Normalize a name for comparison: ignores case, spaces, - and _."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def text_of(path: Path) -> str:
-    """A text file's content; MediaError when unreadable."""
+    """Read a text file; MediaError if it can't be read."""
     try:
         with open_text(path) as file:
             return file.read()
@@ -108,8 +108,8 @@ def text_of(path: Path) -> str:
 
 
 def read_items(path: Path) -> list[Entry]:
-    """TensorFlow's label_map.pbtxt (item { id: 1 name: 'leaf' }) and Caffe's labelmap.prototxt
-    (label: 1), which begin with 1 as a rule: 0 is then the background."""
+    """Parse TensorFlow's label_map.pbtxt (item { id: 1 name: 'leaf' }) and Caffe's
+    labelmap.prototxt (label: 1). Most begin with 1; 0 is then the background."""
     entries = []
     for item in re.findall(r"item\s*\{(.*?)\}", text_of(path), re.DOTALL):
         pairs = re.findall(r"(\w+)\s*:\s*(\"[^\"]*\"|'[^']*'|\d+)", item)
@@ -121,7 +121,7 @@ def read_items(path: Path) -> list[Entry]:
 
 
 def read_label_map(path: Path) -> list[Entry]:
-    """CVAT's labelmap.txt: name:r,g,b:parts:actions."""
+    """Parse CVAT's labelmap.txt: name:r,g,b:parts:actions."""
     entries = []
     for line in text_of(path).splitlines():
         if line.strip() and not line.startswith("#"):
@@ -131,8 +131,8 @@ def read_label_map(path: Path) -> list[Entry]:
 
 
 def read_color(color: Any) -> int:
-    """A packed color from #rrggbb, three numbers (fractions of 1 too), {"r", "g", "b"}, or text
-    with three numbers; ValueError for other text."""
+    """Parse #rrggbb, three numbers (0..255 or fractions of 1), {"r", "g", "b"}, or text with three
+    numbers as a packed color; ValueError for other text."""
     if isinstance(color, Mapping):
         color = [color[channel] for channel in "rgb"]
     if isinstance(color, str):
@@ -147,7 +147,7 @@ def read_color(color: Any) -> int:
 
 
 def read_number(text: str) -> int:
-    """A whole number, which spreadsheets may write as 1.0; ValueError for another."""
+    """Parse an integer, which spreadsheets may write as 1.0; ValueError for other text."""
     number = float(text)
     if not number.is_integer():
         raise ValueError(f"not a whole number: {text}")
@@ -155,14 +155,14 @@ def read_number(text: str) -> int:
 
 
 def read_lines(path: Path) -> list[Entry]:
-    """A name on each line, perhaps with its number before or behind it, or its color beside it.
+    """Parse one name per line, optionally with its number before or after it, or its color.
 
-    ValueError for a text of sentences.
+    ValueError if the text consists of sentences.
     """
     lines = [line.strip() for line in text_of(path).splitlines()]
     lines = [line for line in lines if not line.startswith("#") or _HEX.match(line)]
     lines = [line for line in lines if re.search(r"\w", line) and "INTERPOLATION:" not in line]
-    if len(lines) == 1 and re.search("[,;]", lines[0]):  # all on one line, perhaps as Python's
+    if len(lines) == 1 and re.search("[,;]", lines[0]):  # all on one line, as in Python
         lines = re.split("[,;]", re.sub(r"^\w+\s*=\s*", "", lines[0]).strip("[](){}"))
     lines = [_QUOTES.sub("", line).strip(" \t,;") for line in lines]
     if all(line.startswith(("- ", "* ")) for line in lines):
@@ -182,7 +182,7 @@ def read_lines(path: Path) -> list[Entry]:
 
 
 def holds_sentences(path: Path) -> bool:
-    """Whether a text is a readme's rather than the names of classes."""
+    """Whether a text file contains prose, such as a readme, not class names."""
     with contextlib.suppress(OSError, *PARSE_ERRORS):
         return _are_sentences(text_of(path).splitlines())
     return False
@@ -195,7 +195,7 @@ def _are_sentences(lines: Sequence[str]) -> bool:
 
 
 _SENTENCE = re.compile(r"\S\s+\S+\s.*[.!?]$|\w://\w|\w@\w")
-"""Three words with a full stop, or an address."""
+"""Three words and a full stop, or an address."""
 
 _STATING = re.compile(r"\b(is|are|was|were|has|have|means?)\b", re.IGNORECASE)
 
@@ -205,7 +205,7 @@ _HEADINGS = frozenset(
         "g", "b", "red", "green", "blue", "rgb", "color", "colour", "hex",
     ]
 )  # fmt: skip
-"""The words of a line that names the columns."""
+"""Words in a line of column headings."""
 
 _QUOTES = re.compile(r"(?<!\w)['\"]|['\"](?!\w)")
 
@@ -213,7 +213,7 @@ _COUNTED = re.compile(r"^(?:class|label)[ _]?(\d+)\s*[:=-]\s*(\S.*)$", re.IGNORE
 """class 0: sea"""
 
 _BEHIND = re.compile(r"^([^\W\d](?:.*[^\W\d])?)\s*(?:[=:,;\t ]|->)\s*(\d+)$")
-"""A name with its number behind it."""
+"""A name followed by its number."""
 
 _NUMBERS = re.compile(
     r"^((?:[\d.]+[\s,;:]+){4,})(.*[^\W\d].*)$|^(.*[^\W\d])[\s,;:]((?:[\s,;:]*\b\d+){4,})$"
@@ -222,8 +222,8 @@ _NUMBERS = re.compile(
 
 
 def _with_numbers(lines: Sequence[str]) -> list[Entry]:
-    """Lines of a name, its number, a color and perhaps more (ITK-SNAP, QGIS), or of a name and a
-    color with its opacity; [] for others."""
+    """Parse lines with a name, its number, a color and possibly more (ITK-SNAP, QGIS), or a name
+    and a color with opacity; [] for other lines."""
     rows = [found.groups("") for found in map(_NUMBERS.match, lines) if found]
     numbers = [[int(float(one)) for one in re.findall(r"[\d.]+", a + b)] for a, _, _, b in rows]
     if not rows or len(rows) < len(lines) or max(map(max, numbers)) > IGNORE:
@@ -256,9 +256,9 @@ def _entry_of(line: str) -> Entry:
 
 
 def yaml_folder(path: Path) -> Path:
-    """The folder a data.yaml is about: its `path:` where that is here, else its own.
+    """The dataset folder of a data.yaml: its `path:` if that exists here, else its own folder.
 
-    Such files travel: an absolute path is another machine's as a rule.
+    An absolute path is usually from another machine.
     """
     folder = path.parent / yaml_text(path, "path")
     with contextlib.suppress(OSError):  # a name too long for any disk
@@ -267,7 +267,7 @@ def yaml_folder(path: Path) -> Path:
 
 
 def yaml_parts(text: str, key: str) -> list[str]:
-    """What stands under a key, in brackets or on lines: the parts of a list or mapping."""
+    """The elements of the list or mapping under a key, in brackets or on separate lines."""
     start = re.search(rf"^{key}[ \t]*:[ \t]*(.*)$", text, re.MULTILINE)
     if start is None:
         return []
@@ -286,9 +286,9 @@ def yaml_parts(text: str, key: str) -> list[str]:
 
 
 def yaml_values(text: str, key: str) -> dict[str, str]:
-    """What stands under a key: a list or mapping, in brackets or on lines.
+    """The list or mapping under a key, in brackets or on separate lines.
 
-    Lists are numbered from "0".
+    Keys of a list are "0", "1", ...
     """
     found: dict[str, str] = {}
     for part in yaml_parts(text, key):
@@ -300,12 +300,12 @@ def yaml_values(text: str, key: str) -> dict[str, str]:
 
 
 def yaml_text(path: Path, key: str) -> str:
-    """The text beside a key of a YAML file; ""."""
+    """The text value of a key in a YAML file; "" if it has none."""
     return next(iter(yaml_texts(text_of(path), key)), "")
 
 
 def yaml_texts(text: str, key: str) -> list[str]:
-    """The texts under a key of a YAML file: one beside it, or a list."""
+    """The text values of a key in YAML text: one, or a list."""
     line = re.search(rf"^{key}[ \t]*:[ \t]*([^\s#\[{{][^\n\r]*)", text, re.MULTILINE)
     if line is None:
         return list(yaml_values(text, key).values())
@@ -313,10 +313,10 @@ def yaml_texts(text: str, key: str) -> list[str]:
 
 
 def open_text(path: Path) -> TextIO:
-    """A text file in the encoding that its first bytes show, line ends as they are.
+    """Open a text file in the encoding detected from its first bytes; line endings are kept.
 
-    UTF-8; UTF-16 with its mark (PowerShell, "Unicode" of Notepad); else Windows' Latin letters.
-    What can't be decoded is replaced.
+    UTF-8; UTF-16 with a byte order mark (PowerShell, Notepad's "Unicode"); else Windows-1252.
+    Undecodable bytes are replaced.
     """
     with path.open("rb") as file:
         encoding = _encoding_of(file.read(1 << 16))
@@ -327,7 +327,7 @@ def _encoding_of(head: bytes) -> str:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # its end may be half a letter
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # may end within a character
     except UnicodeDecodeError:
         return "cp1252"
     return "utf-8-sig"

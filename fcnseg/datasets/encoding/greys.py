@@ -1,4 +1,4 @@
-"""What grey levels mean: drawn ones, those that compression has changed, and class indices."""
+"""Detect whether gray levels are classes drawn as grays, possibly compressed, or class indices."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from fcnseg.datasets.encoding.values import GREY, GREYS, Values
 FAR = 8
 
 EVEN_STEP = 5
-"""Values are far between from a largest of FAR on, or where all steps are EVEN_STEP or more."""
+"""Values are grays if the largest is at least FAR, or if equal steps are at least EVEN_STEP."""
 
 INDICES_NOT_BLUR = 0.2
-"""Values 1..11 in a JPEG are class indices when they have this fraction of what 0 has (and a
-twentieth of all). Measured: blur around 0 has 0.07 in bags' masks, 0.12 in 48x64 images.
+"""Values 1..11 in a JPEG are class indices if they cover this fraction of the pixels of 0 (and 5 %
+of all). Measured: blur around 0 covers 0.07 in bag's masks, 0.12 in 48x64 images.
 """
 
 PHOTOGRAPH = 100
-"""Label files with more different values than this, on average, are photographs."""
+"""Files with more distinct values than this, on average, are photographs."""
 
 LARGEST = 65535
 """The largest 16-bit value: never a class, often "ignore"."""
 
 
 def as_greys(values: Values) -> Values:
-    """Colors that are all grey, or nearly, as grey levels."""
+    """Convert colors that are all gray, or nearly, to gray levels."""
     greys = replace(values, kind="index", pixels={}, border={}, files={}, solid=())
     for color, pixels in values.pixels.items():
         level = round(sum(unpack(color)) / 3)
@@ -44,27 +44,27 @@ def as_greys(values: Values) -> Values:
 
 
 def grey_entries(entries: Sequence[Entry]) -> dict[int, Entry]:
-    """The grey levels that a class list gives as colors; {} where one has two names."""
+    """The gray levels among a class list's colors; {} if two names share one."""
     greys = [e for e in entries if e.color is not None and spread(e.color) == 0]
     levels = {unpack(entry.color or 0)[0]: entry for entry in greys}
     return levels if len(levels) == len(greys) else {}
 
 
 def drawn_with(levels: Sequence[int], entries: Sequence[Entry]) -> dict[int, Entry]:
-    """A class list's greys, if stored levels are these, moved a little by compression; or {}."""
+    """A class list's grays, if the stored levels are near these (compressed); else {}."""
     listed = grey_entries(entries)
     near = [{grey for grey in listed if abs(grey - level) <= MOVED} for level in levels]
     return listed if levels and all(near) else {}
 
 
 def spread(color: int) -> int:
-    """How far a color is from grey."""
+    """The difference between the largest and the smallest channel; 0 for grays."""
     channels = unpack(color)
     return max(channels) - min(channels)
 
 
 def without_strays(seen: Sequence[int], values: Values) -> list[int]:
-    """Values without mistakes: far above indices in a row, in few pixels of few files."""
+    """Remove outliers: values far above consecutive indices, in few pixels of few files."""
     kept: list[int] = []
     in_a_row = False
     for value in seen:
@@ -79,7 +79,7 @@ def without_strays(seen: Sequence[int], values: Values) -> list[int]:
 
 
 def peaks(values: Values) -> tuple[int, ...]:
-    """The levels a lossy set of greys was drawn with; () when the values are not lossy."""
+    """The original levels of lossy grays: peaks of their histogram; () if values are not lossy."""
     if max(values.pixels) > 255 or len(values.pixels) < _lossy_count(values):
         return ()
     histogram = np.zeros(256 + 24)
@@ -100,7 +100,7 @@ def peaks(values: Values) -> tuple[int, ...]:
 
 
 def flat_greys(values: Values) -> tuple[int, ...]:
-    """The far apart greys that cover areas, where smoothing has put rare ones between them."""
+    """Widely spaced grays that cover areas, if smoothing has added rare ones between them."""
     if min(values.pixels) < 0 or not 2 * GREYS <= max(values.pixels) <= 255:
         return ()
     shades = replace(values, pixels={value * GREY: n for value, n in values.pixels.items()})
@@ -110,9 +110,9 @@ def flat_greys(values: Values) -> tuple[int, ...]:
 
 
 def lossy_indices(values: Values) -> int:
-    """How many class indices went through JPEG, as far as can be told; 0 for greys.
+    """Estimate the number of class indices stored as JPEG; 0 for grays.
 
-    Around a grey drawn at 0 few pixels are 1, 2, 3 ...; of indices many are.
+    Around a gray level of 0 few pixels have 1, 2, 3 ...; with indices many have.
     """
     low = np.array([values.pixels.get(value, 0) for value in range(12)])
     if low[0] == 0 or low[1:].sum() < max(INDICES_NOT_BLUR * low[0], values.total / 20):
@@ -121,17 +121,17 @@ def lossy_indices(values: Values) -> int:
 
 
 def _lossy_count(values: Values) -> int:
-    """How many different values a lossy set has: fewer if it is JPEG or nearly white."""
+    """Least number of distinct values of lossy labels: fewer for JPEG or with values near white."""
     if values.lossy:
         return 3
     return 12 if any(240 <= value < 255 for value in values.pixels) else 64
 
 
 def rows_of(order: Sequence[int], entries: Sequence[Entry]) -> list[tuple[Entry, int]]:
-    """The grey of each class that a list names without its greys; [] where their number differs.
+    """Assign grays to a class list without values; [] if their numbers differ.
 
-    order: the greys, dark to light, or the background's first, where it is the lighter one.
-    By the list's numbers, where it has some; else by its lines, of which one may say background.
+    order: the grays, dark to light, or the background first if it is the lighter one. Entries are
+    sorted by number if they have one; one of them may be the background.
     """
     rows = by_stored_value(entries)
     if len(rows) != len(order):
@@ -148,7 +148,7 @@ def rows_of(order: Sequence[int], entries: Sequence[Entry]) -> list[tuple[Entry,
 
 
 def nearest_totals(values: Values, levels: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """level -> (pixels, pixels on the edge), each value counted with its nearest level."""
+    """level -> (pixels, pixels at the image's edge), summed over the values nearest to it."""
     totals = dict.fromkeys(levels, (0, 0))
     for value, pixels in values.pixels.items():
         level = min(levels, key=lambda level: abs(level - value))
@@ -158,7 +158,7 @@ def nearest_totals(values: Values, levels: Sequence[int]) -> dict[int, tuple[int
 
 
 def are_greys(seen: Sequence[int]) -> bool:
-    """Whether values are levels of grey (0, 255; 0, 85, 170, 255), not indices."""
+    """Whether values are gray levels (0, 255; 0, 85, 170, 255), not indices."""
     below = [value for value in seen if value != IGNORE]
     if not below or list(seen) == [0, IGNORE]:
         return list(seen) == [0, IGNORE]
@@ -166,7 +166,7 @@ def are_greys(seen: Sequence[int]) -> bool:
 
 
 def are_far(levels: Sequence[int]) -> bool:
-    """Whether values are few and far between (0, 20; 0, 10, 20), a class each: no indices."""
+    """Whether values are few and widely spaced (0, 20; 0, 10, 20): classes, but not indices."""
     if len(levels) < 2 or levels[-1] >= IGNORE:
         return False
     steps = {after - before for before, after in pairwise(levels)}
@@ -179,7 +179,7 @@ def are_far(levels: Sequence[int]) -> bool:
 def listed_values(
     values: Values, seen: Sequence[int], entries: Sequence[Entry]
 ) -> list[tuple[Entry, int]]:
-    """The stored value of each entry of a class list; [] when the list does not fit."""
+    """Assign stored values to the entries of a class list; [] if the list does not fit."""
     if not entries:
         return []
     by_color = {color: value for value, color in values.palette.items()}
@@ -209,8 +209,9 @@ def listed_values(
 def _without_0(
     listed: list[tuple[Entry, int]], values: Values, seen: Sequence[int]
 ) -> list[list[tuple[Entry, int]]]:
-    """A list that numbers its classes from 1 and leaves 0 out: that is the background, unless one
-    of them is (then 0 is no class). [] where its last number is in no file: it may be off by one.
+    """Add background for 0 to a list numbered from 1; if it has one, 0 is not a class.
+
+    [] if no file contains the last number: the list may be off by one.
     """
     rest = [value for value in seen if value]
     last = max(number for _, number in listed)
@@ -225,7 +226,7 @@ def _without_0(
 
 
 def _fits(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[int]) -> bool:
-    """Whether a class list explains most values but 0, and all but few of the pixels."""
+    """Whether a class list contains most values except 0, and those of 95 % of the pixels."""
     numbers = {number for _, number in placed}
     things = [value for value in seen if value]
     most = 2 * sum(value in numbers for value in things) >= len(things)
@@ -233,7 +234,7 @@ def _fits(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[in
 
 
 def _unexplained(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[int]) -> int:
-    """Pixels that a class list does not explain; all of them where two entries are one value."""
+    """Number of pixels whose value is not in the list; all if two entries share a value."""
     numbers = {number for _, number in placed}
     unknown = [value for value in seen if value not in numbers]
     same = len(numbers) < len(placed)
@@ -241,15 +242,15 @@ def _unexplained(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequ
 
 
 def meaning_alone(two_meanings: bool, entries: Sequence[Entry]) -> tuple[int, ...]:
-    """Encoding.alone of labels with 255 in files of 0 and 255 beside files of 1 and 255.
+    """Encoding.alone for labels where some files contain 0 and 255, others 1 and 255.
 
-    Where a class list says what is ignored, 255 is ignored in all files.
+    If a class list defines what is ignored, 255 is ignored in all files.
     """
     return (IGNORE, 1) if two_meanings and not any(entry.ignored for entry in entries) else ()
 
 
 def why_ignored(ignored: Sequence[int], alone: tuple[int, ...]) -> list[str]:
-    """A sentence for people on the values that are ignored, if any are."""
+    """A sentence about the ignored values, if there are any."""
     if alone:
         return [f"value {alone[0]} is ignored beside {alone[1]}, and {alone[1]} in files without"]
     return [f"{', '.join(map(str, ignored))} is ignored"] if ignored else []

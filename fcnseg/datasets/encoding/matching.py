@@ -1,8 +1,7 @@
-"""A dataset seen with the eyes of a model: its classes, in its order.
+"""Match a dataset's classes to a model's.
 
-A test folder rarely has every class the model was trained on; alone it would be taken for a
-dataset of fewer classes. What a class is called decides; where nothing names them, what is
-stored does, as far as it tells.
+A test folder rarely contains every class that the model was trained on; read on its own, it would
+have fewer classes. Classes are matched by name; without names, by the stored values.
 """
 
 from __future__ import annotations
@@ -21,19 +20,18 @@ _HINT = (
 )
 
 Places = Sequence[int | None]
-"""For each class of the dataset its number in the model's; None: the model has no such class."""
+"""The model's class index of each class of the dataset; None if the model has no such class."""
 
 
 def match_classes(
     description: Description, classes: ClassMap, encoding: Encoding | None = None
 ) -> Description:
-    """The dataset with these classes; pixels of classes that are not among them are ignored.
+    """Give the dataset a model's classes; pixels of other classes are ignored.
 
-    Names decide where both sides have them. Else what is stored does: encoding is how the
-    classes were stored in what the model was trained on, and is used when all that is stored
-    here is known to it. Else classes are matched by color, or by number where that means
-    something.
-    DatasetError when they can't be matched, or when nothing but the background would be scored.
+    Classes are matched by name if both sides have names. Else `encoding`, that of the training
+    data, is used if it contains all stored values; else classes are matched by color, or by number
+    if numbers have a meaning.
+    DatasetError if they can't be matched, or if only the background would be scored.
     """
     names = description.classes.names
     if not is_unnamed(names) and not is_unnamed(classes.names):
@@ -54,7 +52,7 @@ def match_classes(
 
 
 def mapping(before: Description, after: Description) -> str:
-    """What stands for which class: "255 is background, 0 is nucleus; 7 is ignored"."""
+    """Describe the matching: "255 is background, 0 is nucleus; 7: ignored"."""
     class_of = after.encoding.class_of()
     meanings, ignored = [], []
     for value in (value for values in before.encoding.values for value in values):
@@ -104,10 +102,10 @@ def _placed(description: Description, classes: ClassMap, places: Places) -> Desc
 
 
 def _knows(theirs: Encoding, description: Description, classes: ClassMap) -> bool:
-    """Whether everything stored in our files means something in theirs, and not something else.
+    """Whether the training data's encoding contains all stored values, with the same meaning.
 
-    0 and 1, or 0 and 255, is how a mask of any one thing is stored: with a model of several it
-    can't be told which is meant.
+    0 and 1, or 0 and 255, may be a mask of any object: with a model of several classes it is
+    ambiguous.
     """
     ours, known = description.encoding, theirs.class_of()
     stored = {value for values in ours.values for value in values}
@@ -126,7 +124,7 @@ def _knows(theirs: Encoding, description: Description, classes: ClassMap) -> boo
 
 
 def _by_name(names: Sequence[str], known: Sequence[str]) -> Places | None:
-    """None when no class but the background is shared, unless each side has one other class."""
+    """Match by name; None if only the background matches, unless each side has one other class."""
     index = {plain_name(name): number for number, name in enumerate(known)}
     places = [index.get(plain_name(name)) for name in names]
     ours, theirs = background_of(names), background_of(known)
@@ -149,7 +147,7 @@ def _by_color(description: Description, classes: ClassMap) -> Places | None:
 
 
 def _by_number(names: tuple[str, ...], known: tuple[str, ...]) -> Places | None:
-    """Numbered classes by their numbers; background and object where the model has two as well."""
+    """Match numbered classes by number; background and object only if the model has two classes."""
     if names == BINARY and len(known) != 2:
         return None
     background = background_of(known)
@@ -159,9 +157,9 @@ def _by_number(names: tuple[str, ...], known: tuple[str, ...]) -> Places | None:
 
 
 def _has_order(encoding: Encoding) -> bool:
-    """Whether the classes' numbers mean something: those of one color each are in no order.
+    """Whether class numbers have a meaning: colors have no order.
 
-    Greys and the levels of one channel are numbers in color files.
+    Grays, and levels of a single channel, are numbers stored in color files.
     """
     if encoding.kind == "index" or any(len(values) > 1 for values in encoding.values):
         return True
@@ -171,10 +169,10 @@ def _has_order(encoding: Encoding) -> bool:
 
 
 def is_inverted(encoding: Encoding) -> bool:
-    """Whether of two classes the object is stored as the smaller value."""
+    """Whether there are two classes and the object is stored as the smaller value."""
     return len(encoding.values) == 2 and encoding.values[0] > encoding.values[1]
 
 
 def some(names: Sequence[str]) -> str:
-    """Names joined, the first eight."""
+    """The first eight names as text."""
     return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")

@@ -1,4 +1,4 @@
-"""Numbers of objects: how they are told from classes, and what they are read as."""
+"""Instance labels: distinguish object numbers from class indices, and read them as classes."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from fcnseg.errors import counted
 from fcnseg.io.labels import region_areas
 
 OF_ONE_FILE = 0.8
-"""The least proportion of the pixels of numbered objects whose number no other file has."""
+"""Least fraction of the objects' pixels whose number occurs in no other file."""
 
 COMPARED = 16
-"""Files whose numbers are compared."""
+"""Maximum number of files whose numbers are compared."""
 
 COLORS_APART = 24
-"""And colors of one file's objects are this far apart in RGB, most of them."""
+"""Least median distance (in RGB) between the colors of one file's objects."""
 
 
 def are_of_one_file(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
-    """Whether each file has numbers (or colors) of its own: objects, numbered throughout."""
+    """Whether each file has its own numbers (or colors): objects numbered across files."""
     own = [value for value in values.pixels if value > 0 and values.files[value] == 1]
     pixels = sum(number for value, number in values.pixels.items() if value)
     if (
@@ -51,7 +51,7 @@ def are_of_one_file(values: Values, counts: Iterable[ValueCounts | None]) -> boo
 
 
 def numbered_in_channel(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
-    """Whether one channel numbers the objects of each file anew, the others being 0."""
+    """Whether one channel numbers the objects of each file from 1, and the others are 0."""
     factor = only_channel(values) if values.kind == "color" and 0 in values.pixels else 0
     return factor > 0 and are_instances(
         [
@@ -63,8 +63,8 @@ def numbered_in_channel(values: Values, counts: Iterable[ValueCounts | None]) ->
 
 
 def numbered_by_video(pairs: Sequence[Pair], counts: Iterable[ValueCounts | None]) -> bool:
-    """Whether JPEGImages/VIDEO/ and Annotations/VIDEO/ (DAVIS, YouTube-VOS) number each video's
-    objects anew: 1..n, n often the same in all videos. PASCAL VOC has no folders of videos."""
+    """Whether JPEGImages/VIDEO/ and Annotations/VIDEO/ (DAVIS, YouTube-VOS) number the objects of
+    each video 1..n; n is often the same in all. PASCAL VOC has no folders for videos."""
     of_video: dict[str, set[int]] = {}
     for pair, one in zip(pairs, counts, strict=True):
         sides = [[part.lower() for part in file.parent.parts] for file in (pair.image, pair.labels)]
@@ -79,7 +79,7 @@ def numbered_by_video(pairs: Sequence[Pair], counts: Iterable[ValueCounts | None
 
 
 def _colors_apart(colors: Sequence[int]) -> bool:
-    """Whether colors are drawn ones: shades of one, as compression leaves them, are near."""
+    """Whether colors are distinct, and not shades of one color after compression."""
     points = np.array([unpack(color) for color in colors], np.float64).reshape(-1, 3)
     distances = np.sqrt(((points[:, None] - points[None]) ** 2).sum(2))
     np.fill_diagonal(distances, np.inf)
@@ -88,7 +88,7 @@ def _colors_apart(colors: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class Pieces:
-    """A number's areas in a file: how many, their pixels, middle (x, y) and first row."""
+    """The connected regions of a number in a file: count, pixels, center (x, y), first row."""
 
     number: int
     count: int
@@ -98,12 +98,12 @@ class Pieces:
 
 
 def pieces_of(numbers: NDArray[np.int32]) -> list[Pieces]:
-    """The separate areas that each number but 0 covers, without specks; in the numbers' order."""
+    """The connected regions of each number except 0, without specks, by number."""
     found = []
     order = np.argsort(numbers, axis=None, kind="stable")
     values, starts = np.unique(numbers.ravel()[order], return_index=True)
     for value, places in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
-        if value > 0:  # only the box about it is looked at: there may be thousands
+        if value > 0:  # only its bounding box: there may be thousands of numbers
             rows, columns = np.divmod(places, numbers.shape[1])
             box = numbers[rows[0] : rows[-1] + 1, columns.min() : columns.max() + 1]
             areas = region_areas(box == value)
@@ -114,41 +114,40 @@ def pieces_of(numbers: NDArray[np.int32]) -> list[Pieces]:
 
 
 ONE_PIECE = 0.9
-"""Of objects' numbers, at least so many are one piece."""
+"""Least fraction of object numbers that form one connected region."""
 
 DIFFERENT = 0.6
-"""Two files' numbers with gaps have no more in common, on average (intersection over union)."""
+"""Greatest mean overlap (intersection over union) of two files' numbers if numbers have gaps."""
 
 BY_CHANCE = 2.0, 8.0
-"""Numbers say nothing of size, place and color where these vary between numbers at most so many
-times as within one; of a few numbers in steps the second."""
+"""Size, position and color are independent of the number if their variance between numbers is at
+most this many times that within numbers; the second is for few numbers in steps."""
 
 FEWEST_AGAIN = 20, 6
-"""So many pieces more than numbers it takes to say that."""
+"""Least number of repeated occurrences of numbers for that comparison; the second as above."""
 
 LEAST = np.array([*[1e-9] * 3, *[4.0] * 3])
-"""Variances of x, y and size, red, green and blue that are none: of a color two levels of 255."""
+"""Variances of x, y, size, red, green and blue that count as zero: two levels for colors."""
 
 
 def in_steps(
     values: Values, counts: Iterable[ValueCounts | None]
 ) -> tuple[int, list[frozenset[int]]]:
-    """The steps that numbers go in (10, 20, 30), 0 for others; and those but 0 of each file, as
-    others have them that count from 1."""
+    """The common step of the numbers (10, 20, 30), 0 if none; and each file's numbers except 0,
+    divided by it."""
     step = gcd(*values.pixels) if values.kind == "index" and 0 in values.pixels else 0
     files = [one.values for one in counts if one is not None] if step else []
     return step, [frozenset(value // step for value in some) - {0} for some in files]
 
 
 def may_be_few(stored: Sequence[frozenset[int]]) -> bool:
-    """Whether numbers may be of objects, of which no file has many: 1..n in all, n differs."""
+    """Whether numbers may be few objects per file: 1..n in every file, with different n."""
     in_a_row = all(some == {*range(1, len(some) + 1)} for some in stored)
     return in_a_row and len({*map(len, stored)} - {0}) >= FEWEST_FILES
 
 
 def may_have_gaps(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
-    """Whether numbers up to 255 may be of objects, some of which are missing: many, other ones in
-    each file."""
+    """Whether numbers up to 255 may be objects with gaps: many, and different in each file."""
     some = [frozenset(one.values) - {0} for one in counts if one is not None]
     some = [stored for stored in some if stored]
     if values.kind != "index" or 0 not in values.pixels or len(some) < FEWEST_FILES:
@@ -161,14 +160,14 @@ def may_have_gaps(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
 
 
 Seen = tuple[NDArray[np.int32], NDArray[np.uint8] | None]
-"""Numbers, and the image that they are of, (H, W, 3), if it can be read."""
+"""Numbers, and the image, uint8 (H, W, 3), if it can be read."""
 
 
 def have_gaps(
     counts: Iterable[ValueCounts | None], seen: Iterable[Seen], *, few: bool = False
 ) -> bool:
-    """Whether numbers (`may_have_gaps`, `may_be_few`) are of objects: each is in one piece, and
-    either in hardly more than one file, or of no size, place and color of its own, as classes'."""
+    """Whether numbers (`may_have_gaps`, `may_be_few`) are objects: each is one connected region,
+    and either in hardly more than one file, or without a typical size, position and color."""
     stored = [frozenset(one.values) - {0} for one in counts if one is not None]
     every = frozenset[int]().union(*stored)
     once = sum(map(len, stored)) <= 1.5 * len(every) and len(every) > 2 * max(map(len, stored))
@@ -193,8 +192,8 @@ def have_gaps(
 def _features(
     found: Sequence[Pieces], numbers: NDArray[np.int32], image: NDArray[np.uint8] | None
 ) -> NDArray[np.float64]:
-    """float (numbers, 7): the number, and by how much x, y, the logarithm of the area, red, green
-    and blue differ from what they are in the file on average."""
+    """float (numbers, 7): the number, and the differences of x, y, the logarithm of the area, red,
+    green and blue from their means over the file."""
     rows = np.zeros((len(found), 7))
     rows[:, 1:4] = [(*one.middle, np.log(one.area)) for one in found]
     if image is not None and image.shape[:2] == numbers.shape:
@@ -208,8 +207,8 @@ def _features(
 
 
 def _ratios(rows: NDArray[np.float64], fewest: int) -> list[float]:
-    """How much each feature varies between numbers, against within one (the F of an analysis of
-    variance); infinite where too few numbers are in several files."""
+    """Each feature's variance between numbers relative to that within numbers (F of an analysis of
+    variance); infinite if too few numbers occur in several files."""
     numbers, which = np.unique(rows[:, 0], return_inverse=True)
     free = len(rows) - len(numbers)
     if free < fewest or len(numbers) < 2:
@@ -223,16 +222,16 @@ def _ratios(rows: NDArray[np.float64], fewest: int) -> list[float]:
 
 
 NUMBERS = 64
-"""Numbers below this in one channel, the others being 0, are class numbers, not shades."""
+"""Values below this in one channel, if the others are 0, are class numbers, not shades."""
 
 _BASES = (1000, 256)
 """class * 1000 + object (Cityscapes), class * 256 + object (KITTI, Mapillary)."""
 
 
 def read_objects(values: Values, base: int, entries: Sequence[Entry] = ()) -> Reading:
-    """Numbers of objects: what has one is object, 0 is background.
+    """Read object numbers as two classes: 0 is background, all others are object.
 
-    base: of `class_base`; where the numbers hold classes, a class for each, named by entries.
+    base: from `class_base`; if not 0, numbers contain classes, which `entries` name.
     """
     numbers = tuple(sorted(value for value in values.pixels if value > 0))
     border = values.kind == "index" and IGNORE in numbers and IGNORE - 1 not in numbers
@@ -254,9 +253,9 @@ def read_objects(values: Values, base: int, entries: Sequence[Entry] = ()) -> Re
 
 
 def class_base(values: Values) -> int:
-    """What numbers of objects divide by to give classes; 0 where they hold none.
+    """The divisor that gives the class of an object number; 0 if numbers contain no class.
 
-    Each class then numbers its objects from 0 or 1 on, with few gaps; other large numbers do not.
+    With it, each class numbers its objects from 0 or 1, with few gaps; other large numbers do not.
     """
     numbers = sorted(value for value in values.pixels if value > 0)
     if values.kind != "index" or values.rest or not numbers:
@@ -272,11 +271,12 @@ def class_base(values: Values) -> int:
 
 
 def class_channel(values: Values) -> int:
-    """Which channel holds classes where others number their objects (Synthia, KITTI-STEP): what
-    a class number is multiplied with in a packed color; 0 where colors are colors.
+    """The factor (1 << 16, 1 << 8 or 1) of the channel with class numbers, where other channels
+    number objects (Synthia, KITTI-STEP); 0 if there is none.
 
-    Class numbers are small, in a row, and far fewer than the colors; of two such channels that
-    with fewer numbers, red before green and blue. A single class stands in all colors but black.
+    Class numbers are small, consecutive, and far fewer than the colors. Of two such channels the
+    one with fewer numbers is chosen, red before green and blue. A single class is in all colors
+    except black.
     """
     colors = [color for color in values.pixels if color]
     if values.kind != "color" or values.lossy or values.rest or values.solid:
@@ -293,7 +293,7 @@ def class_channel(values: Values) -> int:
 
 
 def only_channel(values: Values) -> int:
-    """The same where one channel alone holds numbers (CARLA: red), the others being 0."""
+    """The factor of the channel with class numbers if the others are 0 (CARLA: red); else 0."""
     if len(values.pixels) < 2 or values.lossy or values.rest:
         return 0
     for factor in (1 << 16, 1 << 8, 1):
@@ -303,7 +303,7 @@ def only_channel(values: Values) -> int:
 
 
 def classes_of_channel(values: Values, factor: int) -> tuple[Values, dict[int, tuple[int, ...]]]:
-    """Colors as the class numbers in one of their channels; and the colors of each."""
+    """Convert colors to the class numbers in one channel; also returns the colors of each class."""
     one = replace(values, kind="index", pixels={}, border={}, files={}, palette={}, solid=())
     one.instances, one.band, one.rim = False, None, None
     colors: dict[int, tuple[int, ...]] = {}

@@ -15,25 +15,25 @@ from fcnseg.io.labels import RawLabels, flat_colors
 from fcnseg.io.warp import histogram
 
 MOST_VALUES = 64
-"""Of a lossy file (JPEG, a photograph) only the most frequent values are kept."""
+"""Number of values kept of a lossy file (JPEG, a photograph), the most frequent."""
 
 LOSSY = 256
-"""A file with more different values than this is lossy."""
+"""A file with more distinct values than this is lossy ..."""
 
 MOST_NUMBERS = 1 << 14
-"""Unless it numbers objects, up to this many, in long runs."""
+"""... unless they are object numbers: at most this many, in long runs."""
 
 LONG_RUN = 3
-"""Of labels, a run of equal pixels has at least so many, on average."""
+"""Least mean length of runs of equal pixels in object numbers."""
 
 _NARROW = ("1", "L", "P", "LA", "PA")  # modes of Pillow that hold 0..255
 
 GREYS = 32
-"""Values from here on are greys rather than indices, where another file stores indices."""
+"""Least value that is a gray and not an index, if another file stores indices."""
 
 FEWEST_FILES, MANY = 3, 5
-"""Numbers of objects are known by so many files that have different numbers of them, and by a file
-with so many objects."""
+"""Object numbers are recognised by this many files with different numbers of objects, and one file
+with that many objects."""
 
 GREY = 0x010101
 """A grey level times this is its packed color."""
@@ -44,10 +44,10 @@ class ValueCounts:
     """The stored values of one label file.
 
     size: (height, width). kind: "index" or "color".
-    values, pixels, border: stored values, how many pixels have each, how many of these on the
-        edge of the image.
-    palette: the packed colors of the values, when the file has a palette.
-    rest: pixels whose value is not listed (lossy files only).
+    values, pixels, border: stored values, their numbers of pixels, and of pixels at the image's
+        edge.
+    palette: packed colors of the values, if the file has a palette.
+    rest: number of pixels with values that are not listed (lossy files only).
     """
 
     size: tuple[int, int]
@@ -63,16 +63,17 @@ class ValueCounts:
 class Values:
     """The stored values of many label files.
 
-    kind: "index" when every file can be read as single numbers, else "color".
-    pixels, border, files: value -> pixels, pixels on the image's edge, files it occurs in.
-    palette: value -> packed color, where the files have palettes.
-    count: files. rest: pixels whose value is not listed. lossy: whether some file was JPEG.
-    terms: what the values 1, 2, ... are called, where labels use words.
-    aliases: greys of some files (0, 255) -> what other files store for the same (0, 1).
-    instances: whether the values are numbers of objects, 1..n anew in each file.
-    solid: the values that cover areas, where all others are known to be smoothed edges.
-    exact: whether no value is a smoothed edge. band: one that says "ignore"; rim: one that may.
-    alone: whether files of 0 and 255 alone stand beside files that hold 1 and 255.
+    kind: "index" if every file can be read as single numbers, else "color".
+    pixels, border, files: value -> number of pixels, of pixels at images' edges, of files.
+    palette: value -> packed color, if files have palettes.
+    count: number of files. rest: pixels with values that are not listed. lossy: any file is JPEG.
+    terms: names of the values 1, 2, ..., for labels that use words.
+    aliases: grays of some files (0, 255) -> the indices of the same classes in others (0, 1).
+    instances: whether values number the objects of each file from 1.
+    solid: values that cover areas, if all others are known to be smoothed edges.
+    exact: whether no value is a smoothed edge. band: a value that means "ignore".
+    rim: a value that may mean "ignore".
+    alone: whether some files contain only 0 and 255, and others 1 and 255.
     """
 
     kind: str = "index"
@@ -93,7 +94,7 @@ class Values:
     alone: bool = False
 
     def add(self, values: Sequence[int], counts: ValueCounts) -> None:
-        """Count one file, whose values are these."""
+        """Add the counts of a file. values: in the dataset's kind."""
         self.count += 1
         self.rest += counts.rest
         for value, inside, edge in zip(values, counts.pixels, counts.border, strict=True):
@@ -103,12 +104,12 @@ class Values:
 
     @property
     def total(self) -> int:
-        """All pixels."""
+        """Number of all pixels."""
         return sum(self.pixels.values()) + self.rest
 
 
 def count_values(raw: RawLabels, *, lossy: bool = False) -> ValueCounts:
-    """The stored values of one file. lossy: it is JPEG, so rare values mean little."""
+    """Count the stored values of a file. lossy: it is JPEG, so rare values are unreliable."""
     numbers, kind = single_numbers(raw)
     narrow = raw.mode in _NARROW
     values, pixels = _count(numbers, narrow=narrow)
@@ -136,7 +137,7 @@ def count_values(raw: RawLabels, *, lossy: bool = False) -> ValueCounts:
 
 
 def _numbers_objects(numbers: NDArray[np.int32], count: int) -> bool:
-    """Whether a file of many numbers has them in long runs, as objects' numbers are."""
+    """Whether a file's many values occur in long runs, as object numbers do."""
     runs = 1 + int((numbers.ravel()[1:] != numbers.ravel()[:-1]).sum())
     return count <= MOST_NUMBERS and numbers.size >= LONG_RUN * runs
 
@@ -144,7 +145,7 @@ def _numbers_objects(numbers: NDArray[np.int32], count: int) -> bool:
 def total(
     counts: Iterable[ValueCounts], *, lossy: bool = False, terms: Sequence[str] = ()
 ) -> Values:
-    """The values of all files; colors if any file is in color or palettes do not agree."""
+    """Add up the values of all files; as colors if any file is in color or palettes disagree."""
     counts = list(counts)
     in_color = any(one.kind == "color" for one in counts) or _palettes_speak(counts)
     counted = Values("color" if in_color else "index", lossy=lossy, terms=tuple(terms))
@@ -161,16 +162,16 @@ def total(
 
 
 _BOTH_MEANINGS = {frozenset((1, 255)), frozenset((255,))}
-"""The values but 0 of some files where 255 can't mean the same in all."""
+"""The values except 0 of two files in which 255 can't have the same meaning."""
 
 _OBJECT_AND_IGNORED = {*_BOTH_MEANINGS, frozenset((1,)), frozenset[int]()}
 
 
 def _aliases(stored: Sequence[frozenset[int]]) -> dict[int, int]:
-    """What greys of some files (0, 255) mean in terms of the indices (0, 1) of others.
+    """Map the grays of some files (0, 255) to the indices (0, 1) of others.
 
-    stored: the values of each file but 0. {} where files of both kinds share values, or one kind
-    has another number of them.
+    stored: each file's values except 0. {} if both kinds of files share values or have different
+    numbers of them.
     """
     indices = frozenset[int]().union(*(some for some in stored if some and max(some) < GREYS))
     greys = frozenset[int]().union(*(some for some in stored if some and max(some) >= GREYS))
@@ -180,30 +181,30 @@ def _aliases(stored: Sequence[frozenset[int]]) -> dict[int, int]:
 
 
 def are_instances(stored: Sequence[frozenset[int]]) -> bool:
-    """Whether files number their objects 1..n; n differs, as no list of classes does.
+    """Whether files number their objects 1..n, with different n.
 
-    stored: the values of each file but 0.
+    stored: each file's values except 0.
     """
     some = [values for values in stored if values]
     every = frozenset[int]().union(*some)
     if len(some) < FEWEST_FILES:
         return False
     differ = len({*map(len, some)}) >= FEWEST_FILES and max(map(len, some)) >= MANY
-    large = MAX_CLASSES < max(every) < 65535  # with gaps; of crops hardly one is in two files
+    large = MAX_CLASSES < max(every) < 65535  # with gaps; few occur in two files
     gaps = sum(map(len, some)) <= 1.5 * len(every) or (differ and len(every) <= MAX_CLASSES)
     in_a_row = sum(min(values) == 1 and len(values) >= 0.9 * max(values) for values in some)
     return (large and gaps) or (differ and in_a_row >= 0.8 * len(some))
 
 
 def values_of(one: ValueCounts, kind: str) -> tuple[int, ...]:
-    """A file's values as the dataset's kind has them: colors of a file of numbers, if need be."""
+    """A file's values in the dataset's kind: those of index files as colors if necessary."""
     if kind == "color" and one.kind == "index":
         return one.palette or tuple(value * GREY for value in one.values)
     return one.values
 
 
 def single_numbers(raw: RawLabels) -> tuple[NDArray[np.int32], str]:
-    """(H, W) numbers and their kind; an RGB file of greys only is numbers."""
+    """A file as numbers (H, W), and their kind; an RGB file with only grays is "index"."""
     values = raw.values
     if values.ndim == 2:
         return np.asarray(values, np.int32), "index"
@@ -214,17 +215,17 @@ def single_numbers(raw: RawLabels) -> tuple[NDArray[np.int32], str]:
 
 
 def _palettes_speak(counts: Sequence[ValueCounts]) -> bool:
-    """Whether palettes, not indices, say what is what.
+    """Whether palette colors, not indices, identify classes.
 
-    So when an index has different colors in different files (programs chose a palette for each:
-    GIF), which recur, or when the colors are levels of grey other than the indices.
+    They do if an index has different colors in different files (GIF writers choose a palette per
+    file) and colors recur, or if the colors are grays that differ from the indices.
     """
     if any(len({*one.palette}) < len(one.palette) for one in counts):
-        return False  # a palette that does not tell its entries apart says nothing
+        return False  # two entries with the same color
     pairs = {both for one in counts for both in zip(one.values, one.palette, strict=False)}
     if len(pairs) > len({value for value, _ in pairs}):
         every = [color for one in counts for color in {*one.palette}]
-        recur = len({*every}) < len(every)  # else as telling as numbers
+        recur = len({*every}) < len(every)
         return len(counts) < FEWEST_FILES or recur
     grey = all(color % GREY == 0 for _, color in pairs)
     return grey and any(color != value * GREY for value, color in pairs)
@@ -240,7 +241,7 @@ def _palette(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
 def _count(
     numbers: NDArray[np.integer], *, narrow: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct values, ascending, and how often each occurs. narrow: all are known in 0..255."""
+    """Sorted distinct values, and their counts. narrow: all are known to be in 0..255."""
     if narrow or (numbers.min() >= 0 and numbers.max() < 256):
         counts = histogram(numbers.astype(np.uint8))
         values = np.flatnonzero(counts)
@@ -254,11 +255,11 @@ def _count(
     return values.astype(np.int64), counts
 
 
-_BLOCK, _TABLE = 4096, 1 << 20  # colors compared at a time; values that are looked up in a table
+_BLOCK, _TABLE = 4096, 1 << 20  # colors compared at once; maximum size of a lookup table
 
 
 def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
-    """Labels uint8 (H, W) of a label file; values that are no class become 255."""
+    """Decode a label file to labels uint8 (H, W); values without a class become 255."""
     if encoding.kind == "color":
         return decode_values(packed_colors(raw), encoding)
     numbers: NDArray[np.integer] = raw.values if raw.values.ndim == 2 else raw.values[:, :, 0]
@@ -268,7 +269,7 @@ def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
 
 
 def decode_values(numbers: NDArray[np.integer], encoding: Encoding) -> NDArray[np.uint8]:
-    """The class of stored numbers (or packed colors) of any shape; 255 for no class."""
+    """The classes of stored numbers (or packed colors) of any shape; 255 for none."""
     table = _table(encoding)
     if table is None:
         return _decode_sorted(np.asarray(numbers), encoding)
@@ -278,7 +279,7 @@ def decode_values(numbers: NDArray[np.integer], encoding: Encoding) -> NDArray[n
 
 
 def packed_colors(raw: RawLabels) -> NDArray[np.int32]:
-    """int32 (H, W): a file's colors as r << 16 | g << 8 | b; a palette is looked up."""
+    """int32 (H, W): a file's colors as r << 16 | g << 8 | b; palette colors for indices."""
     if raw.values.ndim == 3:
         return _packed(raw.values)
     if raw.palette is not None:
@@ -287,15 +288,15 @@ def packed_colors(raw: RawLabels) -> NDArray[np.int32]:
 
 
 def _packed(channels: NDArray[np.integer]) -> NDArray[np.int32]:
-    """int32: red, green and blue along the last axis as one number."""
+    """int32: red, green and blue of the last axis, packed."""
     red, green, blue = (channels[..., number].astype(np.int32) for number in range(3))
     return np.asarray(red << 16 | green << 8 | blue)
 
 
 @lru_cache(maxsize=16)
 def _table(encoding: Encoding) -> NDArray[np.uint8] | None:
-    """uint8 (largest value + 2,): stored value -> class; the last entry is 255. None where stored
-    values are colors, negative or very large."""
+    """Lookup table, uint8 (largest value + 2,): stored value -> class; the last entry is 255. None
+    if stored values are colors, negative or very large."""
     known = encoding.class_of()
     largest = max(255, *known, *encoding.ignore)
     if encoding.kind == "color" or min(known, default=0) < 0 or largest >= _TABLE:
@@ -324,7 +325,7 @@ def _decode_sorted(colors: NDArray[np.integer], encoding: Encoding) -> NDArray[n
 
 @lru_cache(maxsize=16)
 def _sorted_values(encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Classes, and stored values or packed colors, ascending."""
+    """Classes and their stored values or packed colors, sorted by value."""
     stored = encoding.class_of()
     known = np.array([*stored, *encoding.ignore], np.int32)
     classes = np.array([*stored.values(), *(IGNORE for _ in encoding.ignore)], np.uint8)
@@ -333,7 +334,7 @@ def _sorted_values(encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.in
 
 
 def _nearest_classes(colors: NDArray[np.integer], encoding: Encoding) -> NDArray[np.uint8]:
-    """The class (or 255) of the nearest declared one, for each packed color or stored value."""
+    """The class (or 255) of the nearest known value, for each packed color or stored value."""
     classes, known = _sorted_values(encoding)
     nearest = np.zeros(len(colors), np.uint8)
     for start in range(0, len(colors), _BLOCK):

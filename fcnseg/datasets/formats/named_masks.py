@@ -74,9 +74,11 @@ def _renumbered(
 ) -> RawLabels:
     """Convert stored numbers, by their names, to numbers in `terms`, from 1; 0 stays 0."""
     stored, inverse = np.unique(raw.values, return_inverse=True)
-    strange = [value for value in stored.tolist() if value and value not in names]
-    if strange or raw.values.ndim != 2:
-        raise MediaError(f"{path} holds {strange[0] if strange else 'colors'}, which has no name.")
+    unlisted = [value for value in stored.tolist() if value and value not in names]
+    if unlisted or raw.values.ndim != 2:
+        raise MediaError(
+            f"{path} holds {unlisted[0] if unlisted else 'colors'}, which has no name."
+        )
     number = [
         terms.index(names[value]) + 1 if names.get(value) in terms else 0
         for value in stored.tolist()
