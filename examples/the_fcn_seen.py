@@ -8,7 +8,7 @@ Each topic is a function in fcnseg/commands/demo/chapters.py; docs/fcn.md has it
 import argparse
 from pathlib import Path
 
-from fcnseg.commands.demo.paper import redo_paper
+from fcnseg.commands.demo.paper import reproduce_paper
 from fcnseg.config import DemoConfig
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -17,7 +17,7 @@ parser.add_argument("--data", type=Path, help="dataset folder (default: a synthe
 parser.add_argument("--epochs", type=int, default=10, help="of the first training")
 parser.add_argument("--backbone", default="tiny", help="tiny, efficientnet_lite0, vgg16 ...")
 given = parser.parse_args()
-result = redo_paper(DemoConfig(paper=True, **vars(given)), given.out)
+result = reproduce_paper(DemoConfig(paper=True, **vars(given)), given.out)
 for section, image in zip(result.sections, result.images, strict=True):
     print(f"{section.title} ({section.place}): {image}")
     for name, value in section.facts.items():

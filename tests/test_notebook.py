@@ -13,7 +13,7 @@ from fcnseg.classes import ClassMap
 from fcnseg.commands.analysis.compare import CompareResult
 from fcnseg.commands.analysis.review import ReviewResult
 from fcnseg.commands.eval import EvalResult
-from fcnseg.commands.several import TrainResult
+from fcnseg.commands.multi_run import TrainResult
 from fcnseg.datasets.check.findings import Finding
 from fcnseg.inference.review import Suspect
 from fcnseg.metrics import Report

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.commands.eval import evaluate_split, write_report
-from fcnseg.commands.several import TrainResult, open_several, resumed_several, train_several
+from fcnseg.commands.multi_run import (
+    TrainResult,
+    open_multi_run,
+    resumed_multi_run,
+    train_multi_run,
+)
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.datasets import SPLITS
 from fcnseg.datasets.check import CheckResult, examine
@@ -32,11 +37,11 @@ from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import parse_loss
 from fcnseg.training.preflight import preflight, refuse_contradictions, refuse_unused
 from fcnseg.training.run_folder import (
+    MultiRun,
     RunFolder,
-    Several,
-    is_several,
+    is_multi_run,
+    multi_run_in,
     refuse_run,
-    several_in,
 )
 from fcnseg.training.run_folder.resume import (
     continued,
@@ -76,7 +81,7 @@ def train(
 
     data: the folder, or a TrainConfig. options: those of TrainConfig, by name.
     callback: called with a Progress at each step and an EpochEnd after each epoch; messages go to
-    `logging` ("fcnseg"). With seeds or folds the result is a SeveralResult.
+    `logging` ("fcnseg"). With seeds or folds the result is a MultiRunResult.
 
     The folder is checked first: errors raise DatasetError, warnings are logged. Ctrl-C or SIGTERM
     finish the step, save everything and raise Interrupted. Under torchrun the processes divide
@@ -104,8 +109,8 @@ def train(
     asked = {name: getattr(config, name) for name in given}
     parse_loss(config.loss)  # report a typo before the folder is read
     run = _run_to_resume(config, ranks)
-    found = several_in(run.folder) if run else None
-    if found or is_several(config):
+    found = multi_run_in(run.folder) if run else None
+    if found or is_multi_run(config):
         return _train_all(config, asked, found, ranks, callback)
     with process_settings(ranks.device), ExitStack() as stack:
         if run is None:
@@ -129,7 +134,7 @@ def train(
 def _train_all(
     config: TrainConfig,
     asked: Mapping[str, Any],
-    found: Several | None,
+    found: MultiRun | None,
     ranks: Distributed,
     callback: Callback,
 ) -> TrainResult:
@@ -141,10 +146,10 @@ def _train_all(
             hint="train each by itself: --seed N --out RUN/seedN, or --folds 5 --fold N",
         )
     if found is not None:
-        found, again = resumed_several(found, asked)
-        return train_several(found, again, train, callback)
+        found, again = resumed_multi_run(found, asked)
+        return train_multi_run(found, again, train, callback)
     _refuse_no_data(config)
-    return train_several(open_several(config), {}, train, callback)
+    return train_multi_run(open_multi_run(config), {}, train, callback)
 
 
 def _write_report(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:

@@ -17,7 +17,7 @@ from fcnseg.datasets import Description, Found, Pair, Reading, SplitName, Unusab
 from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.draw_splits import with_val
 from fcnseg.datasets.encoding import read_values
-from fcnseg.datasets.encoding.areas import look_closer
+from fcnseg.datasets.encoding.areas import analyze_areas
 from fcnseg.datasets.encoding.class_lists import find_entries, read_yaml_names
 from fcnseg.datasets.encoding.entries import (
     counted_from_one,
@@ -42,7 +42,7 @@ from fcnseg.datasets.pairing.by_words import by_folds, find_by_stems, in_one_for
 from fcnseg.datasets.pairing.candidates import CHOOSE, in_one_size
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
-from fcnseg.datasets.scan import Scanned, look_through, scan_images, scan_labels
+from fcnseg.datasets.scan import Scanned, detect_transparency, scan_images, scan_labels
 from fcnseg.datasets.splits import lacks_val, sort_pairs
 from fcnseg.errors import DatasetError, counted, path_fault
 from fcnseg.io.images import VIDEO_SUFFIXES
@@ -123,7 +123,7 @@ def scan(
     with ScanCache(root) as cache, WorkerPool(usable_cores()) as pool:
         tell = progress_reporter("labels", len(pairs), callback)
         labels = scan_labels(pairs, found.store, found.terms, cache, pool, read_stored, tell)
-        found, labels = look_through(
+        found, labels = detect_transparency(
             found, labels, lambda store: scan_labels(pairs, store, (), cache, pool, read_stored)
         )
         values = total(labels.counts.good(), lossy=labels.lossy, terms=found.terms)
@@ -334,7 +334,7 @@ def _read(
     if len(entries) > MAX_CLASSES and not values.terms:
         entries = tuple(entry for entry in entries if entry.value in values.pixels)
     read = partial(read_stored, store=found.store, terms=found.terms)
-    values = look_closer(values, pairs, counts, read)
+    values = analyze_areas(values, pairs, counts, read)
     if found.objects or (not entries and numbered_by_video(pairs, counts)):
         values = replace(values, instances=True)
         entries = entries if class_base(values) else ()

@@ -34,7 +34,7 @@ from fcnseg.datasets.pairing import (
 )
 from fcnseg.datasets.pairing.by_words import pair_by_names
 from fcnseg.datasets.pairing.candidates import two_label_sets
-from fcnseg.datasets.pairing.looks import Candidate
+from fcnseg.datasets.pairing.file_stats import Candidate
 from fcnseg.errors import DatasetError, as_text, from_bytes
 
 _CAMVID_DRIVES = ("0001TP", "0006R0", "0016E5", "Seq05VD")

@@ -78,17 +78,17 @@ class Batch:
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.names)
 
 
-class Keyed(Protocol[S_co]):
+class KeyedDataset(Protocol[S_co]):
     """Returns a sample for a key."""
 
     def __getitem__(self, key: Any, /) -> S_co: ...
 
 
 @dataclass(frozen=True)
-class OrError(Generic[S]):
+class ErrorsAsItems(Generic[S]):
     """Returns another's sample for a key, or its error instead of raising it."""
 
-    keyed: Keyed[S]
+    keyed: KeyedDataset[S]
 
     def __getitem__(self, key: Any, /) -> S | FcnsegError:
         try:
@@ -221,7 +221,7 @@ def choose_workers(wanted: int, device: str) -> int:
 
 
 def load(
-    dataset: Keyed[S],
+    dataset: KeyedDataset[S],
     batches: Iterable[Sequence[Any]],
     collate: Callable[[Sequence[S]], T],
     *,
@@ -241,7 +241,7 @@ def load(
     with warnings.catch_warnings():  # choose_workers checks the number
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         loader = DataLoader[Any](
-            _Guarded(dataset, collate),
+            _ErrorsAsBatches(dataset, collate),
             batch_sampler=batches,  # type: ignore[arg-type] # any iterable of lists of keys will do
             collate_fn=_as_made,
             num_workers=workers,
@@ -255,10 +255,10 @@ def load(
         yield made
 
 
-class _Guarded(Dataset[Any]):
+class _ErrorsAsBatches(Dataset[Any]):
     """Creates a batch in a worker; returns FcnsegErrors, as torch would replace them by a trace."""
 
-    def __init__(self, dataset: Keyed[Any], collate: Callable[[Sequence[Any]], Any]) -> None:
+    def __init__(self, dataset: KeyedDataset[Any], collate: Callable[[Sequence[Any]], Any]) -> None:
         self._dataset, self._collate = dataset, collate
 
     def __getitems__(self, keys: Sequence[Any]) -> Any:

@@ -101,7 +101,7 @@ def scan_labels(
     sort = "|".join((store, *terms))
     jobs = [_Job(f"{p.labels}\0{p.part}#{sort}", files_of(p), p) for p in pairs]
     scan = LabelScan(lossy=is_lossy(*(pair.labels for pair in pairs)))
-    look = partial(_look_at_labels, read=read, store=store, terms=terms)
+    look = partial(_scan_labels_of, read=read, store=store, terms=terms)
     apart = not store.startswith("coco")
     for index, seen in enumerate(_each(jobs, look, cache, pool, tell, apart=apart)):
         if isinstance(seen, str):
@@ -144,7 +144,7 @@ def scan_images(
         )
         for pair in pairs
     ]
-    look = partial(_look_at_image, read=read)
+    look = partial(_scan_image_of, read=read)
     for index, seen in enumerate(_each(jobs, look, cache, pool, tell)):
         if isinstance(seen, str):
             scan.problems[index] = seen
@@ -179,7 +179,7 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Begun:
+class _PendingBatch:
     """A batch of jobs in progress.
 
     known: cached records by key. parts: the other jobs, in the order of `looked`.
@@ -206,18 +206,18 @@ def _each(
     apart: whether processes may be used; not if all jobs need the same large file in memory.
     """
     starts = range(0, len(jobs), _CHUNK)
-    batches = (_begin(jobs, start, look, cache, pool, apart=apart) for start in starts)
+    batches = (_submit(jobs, start, look, cache, pool, apart=apart) for start in starts)
     done = 0
-    for begun in _one_ahead(batches):
-        for seen in _finish(begun, cache):
+    for begun in _prefetch_one(batches):
+        for seen in _collect(begun, cache):
             yield seen
             done += 1
             tell(done)
 
 
-def _one_ahead(batches: Iterator[_Begun]) -> Iterator[_Begun]:
+def _prefetch_one(batches: Iterator[_PendingBatch]) -> Iterator[_PendingBatch]:
     """Yield the batches with one prefetched, so that workers do not wait."""
-    last: _Begun | None = None
+    last: _PendingBatch | None = None
     for begun in batches:
         if last is not None:
             yield last
@@ -226,7 +226,7 @@ def _one_ahead(batches: Iterator[_Begun]) -> Iterator[_Begun]:
         yield last
 
 
-def _begin(
+def _submit(
     jobs: Sequence[_Job],
     start: int,
     look: Callable[[Any], Any],
@@ -234,7 +234,7 @@ def _begin(
     pool: WorkerPool,
     *,
     apart: bool,
-) -> _Begun:
+) -> _PendingBatch:
     """Start the jobs that are not in the cache."""
     some = jobs[start : start + _CHUNK]
     stamps = {job.key: stamp(job.files) for job in some}
@@ -245,10 +245,10 @@ def _begin(
         pool.start_processes()
     parts = [fresh[at : at + _PART] for at in range(0, len(fresh), _PART)]
     tasks = [[job.task for job in part] for part in parts]
-    return _Begun(some, stamps, known, parts, pool.map(partial(_look_at_part, look), tasks))
+    return _PendingBatch(some, stamps, known, parts, pool.map(partial(_scan_batch, look), tasks))
 
 
-def _finish(begun: _Begun, cache: ScanCache) -> Iterator[Any]:
+def _collect(begun: _PendingBatch, cache: ScanCache) -> Iterator[Any]:
     """Yield cached and new results in order; write new ones to the cache."""
     ready: dict[str, Any] = dict(zip(begun.known, _parsed(begun.known.values()), strict=True))
     records: dict[str, tuple[str, str]] = {}
@@ -270,7 +270,7 @@ def _parsed(texts: Iterable[str]) -> list[Any]:
     return list(json.loads(f"[{','.join(texts)}]"))
 
 
-def _look_at_part(look: Callable[[Any], Any], tasks: Sequence[Any]) -> list[_Seen]:
+def _scan_batch(look: Callable[[Any], Any], tasks: Sequence[Any]) -> list[_Seen]:
     """The result of `look` for each task, or the error message."""
     found: list[_Seen] = []
     for task in tasks:
@@ -281,7 +281,7 @@ def _look_at_part(look: Callable[[Any], Any], tasks: Sequence[Any]) -> list[_See
     return found
 
 
-def _look_at_labels(pair: Pair, read: Read, store: str, terms: Sequence[str]) -> list[Any]:
+def _scan_labels_of(pair: Pair, read: Read, store: str, terms: Sequence[str]) -> list[Any]:
     raw = read(pair, store, terms)
     lossy = is_lossy(pair.labels)
     alpha = read_alpha(pair.labels) if store == "pixels" and raw.mode in _WITH_ALPHA else None
@@ -293,7 +293,7 @@ def _plain(one: ValueCounts) -> list[Any]:
     return [getattr(one, name) for name in _COUNTS]
 
 
-def _look_at_image(task: tuple[Path, int | None, bool], read: ReadPage) -> list[Any]:
+def _scan_image_of(task: tuple[Path, int | None, bool], read: ReadPage) -> list[Any]:
     path, page, colors = task
     data = None if page is None else encode_image(read(path, page))
     seen = summarize_image(path, data=data, colors=colors)
@@ -305,7 +305,7 @@ _COUNTS = tuple(field.name for field in dataclasses.fields(ValueCounts))
 _SUMMARY_FIELDS = tuple(field.name for field in dataclasses.fields(ImageSummary))
 
 
-def look_through(
+def detect_transparency(
     found: Found, labels: LabelScan, again: Callable[[str], LabelScan]
 ) -> tuple[Found, LabelScan]:
     """Detect labels in the opacity channel, if it varies and the colors do not; or in the few

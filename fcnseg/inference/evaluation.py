@@ -14,8 +14,8 @@ from fcnseg.classes import background_of, is_unnamed
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import CompareConfig, EvalConfig, VizConfig
 from fcnseg.datasets import Description, Encoding, split_sizes
-from fcnseg.datasets.encoding.matching import is_inverted, mapping, match_classes, some
-from fcnseg.datasets.loader import LabelledImages, OrError, Sample, load
+from fcnseg.datasets.encoding.matching import first_names, is_inverted, mapping, match_classes
+from fcnseg.datasets.loader import ErrorsAsItems, LabelledImages, Sample, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
 from fcnseg.engines.averaging import SCALES, AveragingEngine
@@ -239,7 +239,7 @@ def _each(
     mine = range(ranks.rank, len(dataset), ranks.size)
     batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
     done, began = 0, time.perf_counter()
-    loaded = load(OrError(dataset), batches, list[Sample | FcnsegError], workers=workers)
+    loaded = load(ErrorsAsItems(dataset), batches, list[Sample | FcnsegError], workers=workers)
     predictions = map_ordered(of_readable, loaded, num_parallel)
     for indices, (samples, predicted) in zip(batches, predictions, strict=True):
         found = iter(predicted)
@@ -308,9 +308,13 @@ def with_model_classes(
         return matched
     if set(ours.names) == set(theirs.names):
         text = "The model and the dataset list the same classes in another order; names decide."
-        callback(Message(f"{text} Model: {some(ours.names)}; dataset: {some(theirs.names)}."))
+        callback(
+            Message(
+                f"{text} Model: {first_names(ours.names)}; dataset: {first_names(theirs.names)}."
+            )
+        )
     else:
-        text = f"Model: {some(ours.names)}; dataset: {some(theirs.names)}."
+        text = f"Model: {first_names(ours.names)}; dataset: {first_names(theirs.names)}."
         expected = is_unnamed(theirs.names) and not is_inverted(description.encoding)
         level: Literal["info", "warning"] = "info" if expected else "warning"
         callback(Message(f"{text} So {mapping(description, matched)}.", level))

@@ -35,7 +35,7 @@ from fcnseg.inference.prediction import (
 )
 from fcnseg.io.bands.files import given_bands
 from fcnseg.io.images import resize_image
-from fcnseg.io.inputs import ImageInput, as_list, is_several, source_name, to_rgb
+from fcnseg.io.inputs import ImageInput, as_list, is_batch, source_name, to_rgb
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import BEST, Checkpoint, resizes_itself
@@ -151,7 +151,7 @@ class Segmenter:
         0..1, int64 or another order of axes; MediaError for files.
         """
         wanted = {"confidence": confidence, "probabilities": probabilities}
-        if not is_several(images):
+        if not is_batch(images):
             return self._of_frames([self._frame(images, bgr=bgr)], **wanted)[0]
         several, found = as_list(images), []
         for start in range(0, len(several), _BATCH):

@@ -39,7 +39,7 @@ _COLORS = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA")
 """Pillow modes to which an RGB profile applies."""
 
 
-def is_several(images: object) -> bool:
+def is_batch(images: object) -> bool:
     """Whether the input is several images: a list, or an array or tensor with 4 dimensions."""
     return isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
 
@@ -270,7 +270,7 @@ def _sixteen_bits(values: NDArray[Any]) -> NDArray[np.uint16]:
 
 def as_list(images: Any) -> list[Any]:
     """The images of a list, an array or a tensor with 4 dimensions; InputError for one image."""
-    if is_several(images):
+    if is_batch(images):
         return list(images)
     raise InputError(
         f"Several images are a list, an array (N, H, W, 3) or a tensor (N, 3, H, W); found "

@@ -258,7 +258,7 @@ def _images_note(count: int, gallery: Gallery) -> str:
     return " ".join(notes)
 
 
-def several_page(run: str, summary: Mapping[str, Any]) -> str:
+def multi_run_page(run: str, summary: Mapping[str, Any]) -> str:
     """The report on several trainings, as HTML: mean and spread of their scores.
 
     run: their folder. summary: as in its report.json.

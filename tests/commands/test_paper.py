@@ -15,7 +15,7 @@ import fcnseg
 from fcnseg.cli.app import app
 from fcnseg.commands.demo import paper
 from fcnseg.commands.demo.chapters import CHAPTERS
-from fcnseg.commands.demo.lab import slide, unpadded, window_of
+from fcnseg.commands.demo.lab import slide_window, unpadded, window_of
 from fcnseg.commands.demo.paper import STEPS, PaperResult
 from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.errors import OptionError
@@ -73,7 +73,7 @@ def test_each_network_starts_from_the_one_before(found) -> None:
 
 
 def test_on_the_command_line(found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcnseg.commands.demo.paper.redo_paper", lambda *_: found[0])
+    monkeypatch.setattr("fcnseg.commands.demo.paper.reproduce_paper", lambda *_: found[0])
     arguments = ["demo", "--paper", "-o", str(tmp_path / "new")]
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.stderr
@@ -116,7 +116,7 @@ def test_each_cell_is_the_classification_of_its_window(pooled: bool) -> None:
     window = window_of(encoder)
     assert encoder(torch.zeros(1, 3, window, window)).shape[-2:] == (1, 1)
     image = torch.rand(1, 3, 70, 100)
-    found = slide(network, image)
+    found = slide_window(network, image)
     assert found.slid.shape == found.dense.shape == (3, 3, 4)
     margin = (window - 32) // 2
     framed = torch.zeros(3, 96 + window - 32, 128 + window - 32)
@@ -140,7 +140,7 @@ def test_each_cell_is_the_classification_of_its_window(pooled: bool) -> None:
 def test_other_networks_are_not_slid(backbone: str, fuse: str, found: str) -> None:
     network = fcnseg.create_model("fcn32s", backbone=backbone, num_classes=3, fuse=fuse)
     with pytest.raises(OptionError, match=found) as caught:
-        slide(network, torch.rand(1, 3, 32, 32))
+        slide_window(network, torch.rand(1, 3, 32, 32))
     assert "tiny, vgg11" in caught.value.hint
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.commands.eval import EvalResult, evaluate
-from fcnseg.commands.several import TrainResult
+from fcnseg.commands.multi_run import TrainResult
 from fcnseg.commands.train import train
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.datasets.describe import describe

@@ -14,7 +14,7 @@ from fcnseg.datasets import Description, split_sizes
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_stored
 from fcnseg.datasets.pairing import Listing
-from fcnseg.datasets.pairing.named_images import Gathered
+from fcnseg.datasets.pairing.named_images import PairCollector
 from fcnseg.errors import DatasetError
 
 SQUARES = ((4, 4), (20, 4), (4, 20), (20, 20))
@@ -175,6 +175,6 @@ def test_an_image_is_found_without_a_look_at_all_others(tmp_path: Path) -> None:
             raise AssertionError("looked through")
 
     files = [f"{split}/{number}.png" for split in ("train", "val") for number in range(3)]
-    gathered = Gathered(Listing(tmp_path, tuple(files)))
+    gathered = PairCollector(Listing(tmp_path, tuple(files)))
     gathered.by_path = Known(gathered.by_path)
     assert gathered.find_image("1.png", "annotations/val.json") == "val/1.png"

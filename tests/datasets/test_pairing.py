@@ -20,7 +20,13 @@ from fcnseg.datasets.pairing import Listing, list_folder, marks
 from fcnseg.datasets.pairing import looks as choosing
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides
 from fcnseg.datasets.pairing.candidates import other_size
-from fcnseg.datasets.pairing.looks import Candidate, Look, Looks, look, tell_labels
+from fcnseg.datasets.pairing.file_stats import (
+    Candidate,
+    FileStats,
+    FileStatsCache,
+    file_stats,
+    tell_labels,
+)
 from fcnseg.errors import DatasetError
 
 SIZE = 48
@@ -402,16 +408,16 @@ def test_overlaps_of_classes_are_told_and_the_smaller_lies_above(tmp_path: Path)
 WORD = st.text("abcdefghijklmnopqrstuvwyzäößжиыслк", min_size=2, max_size=8)
 
 
-def fake_look(marks: tuple[str, ...]) -> Callable[[Path], Look]:
+def fake_look(marks: tuple[str, ...]) -> Callable[[Path], FileStats]:
     """What a file would show: labels where its path has one of the marks, else a photograph."""
 
-    def looks(path: Path) -> Look:
+    def looks(path: Path) -> FileStats:
         number = hash(path.name) % 20
         small = np.zeros((64, 64), np.int32)
         small[number : number + 20, number : number + 20] = 1
         if any(mark in str(path) for mark in marks):
-            return Look(0.97, 1, 2, small, color=False)
-        return Look(0.1, 2000, 1, small, color=True)
+            return FileStats(0.97, 1, 2, small, color=False)
+        return FileStats(0.1, 2000, 1, small, color=True)
 
     return looks
 
@@ -478,7 +484,7 @@ def test_labels_are_told_from_photographs_by_their_runs(tmp_path: Path) -> None:
             }.get(kind, labels * 255)
             path = tmp_path / f"{kind}{number}.{'jpg' if kind == 'jpeg' else 'png'}"
             put(path, values)
-            looks.append(look(path))
+            looks.append(file_stats(path))
         sides.append([one for one in looks if one is not None])
     photo_, grey, blurred, labels_, jpeg = sides
     assert tell_labels(photo_, labels_) == 1
@@ -706,5 +712,5 @@ def test_a_file_that_cannot_be_read_does_not_shift_the_sizes(tmp_path: Path) -> 
         put(tmp_path / f"b/{number}.png", np.zeros(size, np.uint8))
     (tmp_path / "a/0.png").write_bytes(b"not a PNG")
     pairs = tuple((f"a/{number}.png", f"b/{number}.png") for number in range(6))
-    assert not other_size(Candidate(pairs), Looks(list_folder(tmp_path)))
-    assert other_size(Candidate((("a/3.png", "b/2.png"),)), Looks(list_folder(tmp_path)))
+    assert not other_size(Candidate(pairs), FileStatsCache(list_folder(tmp_path)))
+    assert other_size(Candidate((("a/3.png", "b/2.png"),)), FileStatsCache(list_folder(tmp_path)))

@@ -18,7 +18,7 @@ from fcnseg.datasets.describe import describe, own_split_sizes
 from fcnseg.datasets.encoding.class_lists import find_entries
 from fcnseg.datasets.formats import read_sample
 from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, list_folder
-from fcnseg.datasets.pairing.named_images import Gathered
+from fcnseg.datasets.pairing.named_images import PairCollector
 from fcnseg.errors import DatasetError
 from tests.datasets.test_pairing import PALETTE, disc, photo, put, scenes
 
@@ -647,7 +647,7 @@ def test_large_numbers_with_gaps_are_of_objects(tmp_path: Path) -> None:
 )
 def test_an_upload_is_the_image_that_was_uploaded(wanted: str, tmp_path: Path) -> None:
     files = ("images/my leaf 1.jpg", "images/my leaf 11.jpg")
-    gathered = Gathered(Listing(tmp_path, files))
+    gathered = PairCollector(Listing(tmp_path, files))
     assert gathered.find_image(wanted, "result.json") == files[0]
     assert gathered.find_image(wanted.replace("1.jpg", "2.jpg"), "result.json") is None
 

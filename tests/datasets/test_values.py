@@ -310,7 +310,7 @@ def test_of_many_objects_each_is_looked_at_in_its_box(monkeypatch: pytest.Monkey
     samples = [numbers + np.where(numbers > 0, 144 * each, 0) for each in range(3)]
     counts = [count_values(RawLabels(one.astype(np.int32), None, "I")) for one in samples]
     pairs = [Pair(Path(str(each)), Path(str(each)), "train", str(each)) for each in range(3)]
-    closer = areas.look_closer(
+    closer = areas.analyze_areas(
         total(counts), pairs, counts, lambda pair: RawLabels(samples[int(pair.name)], None, "I")
     )
     assert closer.instances

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fcnseg.commands import train as command
-from fcnseg.commands.several import TrainResult
+from fcnseg.commands.multi_run import TrainResult
 from fcnseg.commands.train import train
 from fcnseg.errors import Interrupted, OptionError
 from fcnseg.progress import Event, Progress

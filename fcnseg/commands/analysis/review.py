@@ -17,7 +17,7 @@ from fcnseg.config import ReviewConfig
 from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
-from fcnseg.datasets.loader import OrError
+from fcnseg.datasets.loader import ErrorsAsItems
 from fcnseg.datasets.pairing.by_content import without_labels
 from fcnseg.errors import DatasetError, FcnsegError, InputError, OptionError, shown, to_bytes
 from fcnseg.files import shortened
@@ -147,7 +147,7 @@ def review(
 def _review_labels(
     config: ReviewConfig, segmenter: Segmenter, data: SegmentationDataset, callback: Callback
 ) -> ReviewResult:
-    readable = OrError(data)
+    readable = ErrorsAsItems(data)
 
     def look(index: int) -> list[Suspect] | FcnsegError:
         read = readable[index]

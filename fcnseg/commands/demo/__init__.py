@@ -76,9 +76,9 @@ def demo(
     config = DemoConfig.of(config, options)
     out = _folder(config)
     if config.paper:
-        from fcnseg.commands.demo.paper import redo_paper  # imports all of viz
+        from fcnseg.commands.demo.paper import reproduce_paper  # imports all of viz
 
-        return redo_paper(config, out, callback)
+        return reproduce_paper(config, out, callback)
     for name in ("data", "backbone"):
         if name in config.chosen():
             raise OptionError(f"{spelled(name)} is for --paper.", hint="add --paper")

@@ -20,7 +20,7 @@ from fcnseg.commands.demo.lab import (
     Section,
     mosaic,
     on_canvas,
-    slide,
+    slide_window,
     squares,
 )
 from fcnseg.io.draw import heatmap
@@ -85,7 +85,7 @@ def encoder(lab: Lab) -> Section:
 def convolution(lab: Lab) -> Section:
     """The fully connected layer as a 1x1 convolution."""
     whole = np.vstack([np.hstack([lab.image, lab.more[0]]), np.hstack(lab.more[1:3])])
-    found = slide(lab.networks["classifier"].module, lab.inputs("classifier", whole))
+    found = slide_window(lab.networks["classifier"].module, lab.inputs("classifier", whole))
     size = (whole.shape[0], whole.shape[1])
     both = [each.softmax(dim=0)[lab.main] for each in (found.slid, found.dense)]
     count = found.slid[0].numel()

@@ -161,7 +161,7 @@ SEQUENTIAL = (
 
 
 @dataclass(frozen=True, eq=False)
-class Slid:
+class WindowScores:
     """The scores of a classifier, computed in two ways.
 
     slid: float32 (K, h, w), of h * w windows that were classified one by one. dense: the same
@@ -182,7 +182,7 @@ class Slid:
 
 
 @torch.no_grad()
-def slide(network: FCN, image: Tensor) -> Slid:
+def slide_window(network: FCN, image: Tensor) -> WindowScores:
     """Apply the classifier inside an FCN-32s, its encoder and score layer, window by window.
 
     Convolutions are not padded here, so that a score depends on its window only. Instead the image
@@ -211,7 +211,7 @@ def slide(network: FCN, image: Tensor) -> Slid:
     )  # (h * w, K)
     dense = convolutions(framed[None])[0]  # (K, h, w)
     overlap = apart[:, 0].numel() / framed[0].numel()
-    return Slid(alone.T.reshape(-1, rows, columns), dense, window, stride, overlap)
+    return WindowScores(alone.T.reshape(-1, rows, columns), dense, window, stride, overlap)
 
 
 def refuse_others(network: FCN) -> None:

@@ -26,7 +26,7 @@ from fcnseg.report import render
 from fcnseg.report.gallery import jpeg
 
 if TYPE_CHECKING:
-    from fcnseg.commands.several import TrainResult
+    from fcnseg.commands.multi_run import TrainResult
 
 TINY = "tiny"
 
@@ -87,7 +87,7 @@ class PaperResult:
         return {**whole, "sections": sections}
 
 
-def redo_paper(config: DemoConfig, out: Path, callback: Callback = no_callback) -> PaperResult:
+def reproduce_paper(config: DemoConfig, out: Path, callback: Callback = no_callback) -> PaperResult:
     """Train the networks in out/runs; write every section's image and the page index.html.
 
     config.data: a dataset folder; None to write a synthetic one to out/data. Raises what

@@ -26,7 +26,7 @@ SIZE = (128, 160)
 
 
 @dataclass(frozen=True)
-class Thing:
+class Shape:
     """One moving shape. Lengths in pixels, angles in radians, time in seconds."""
 
     kind: int
@@ -44,7 +44,7 @@ class Scene:
     """A background and shapes in front of it; later ones cover earlier ones."""
 
     size: tuple[int, int]
-    things: tuple[Thing, ...]
+    things: tuple[Shape, ...]
     ground: tuple[tuple[float, ...], tuple[float, ...]]
     waves: tuple[float, float, float]
     seed: int
@@ -58,7 +58,7 @@ def make_scene(seed: int, size: tuple[int, int] = SIZE) -> Scene:
     rng.shuffle(kinds)
     return Scene(
         size=size,
-        things=tuple(_make_thing(int(kind), size, rng) for kind in kinds),
+        things=tuple(_make_shape(int(kind), size, rng) for kind in kinds),
         ground=(_color(rng), _color(rng)),
         waves=(unit * rng.uniform(14, 40), unit * rng.uniform(14, 40), rng.uniform(0, math.pi)),
         seed=seed,
@@ -107,11 +107,11 @@ def write_dataset(
     return train + val
 
 
-def _make_thing(kind: int, size: tuple[int, int], rng: np.random.Generator) -> Thing:
+def _make_shape(kind: int, size: tuple[int, int], rng: np.random.Generator) -> Shape:
     height, width = size
     unit = min(size) / min(SIZE)
     direction, speed = rng.uniform(0, 2 * math.pi), unit * rng.uniform(15, 45)
-    return Thing(
+    return Shape(
         kind=kind,
         place=(rng.uniform(0, height), rng.uniform(0, width)),
         velocity=(speed * math.sin(direction), speed * math.cos(direction)),
@@ -137,7 +137,7 @@ def _ground(scene: Scene, y: Floats, x: Floats) -> Floats:
 
 
 def _seen_from(
-    thing: Thing, size: tuple[int, int], time: float, y: Floats, x: Floats
+    thing: Shape, size: tuple[int, int], time: float, y: Floats, x: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Signed distance to a shape's edge (negative inside), and coordinates along its two axes."""
     centre = [
@@ -174,7 +174,7 @@ def _star(u: Floats, v: Floats, radius: float) -> Floats:
 _DISTANCES = {1: _disk, 2: _box, 3: _star}
 
 
-def _texture(thing: Thing, u: Floats, v: Floats) -> Floats:
+def _texture(thing: Shape, u: Floats, v: Floats) -> Floats:
     """(H, W, 3): disks shaded like spheres, stripes on boxes, a checkerboard on stars."""
     step = 2 * math.pi / thing.period
     if thing.kind == 1:

@@ -246,7 +246,7 @@ def _image_properties(seen: Scanned) -> Iterable[Finding]:
             yield Finding("info", code, message, file_names(seen, files), repair)
 
 
-def questions(seen: Scanned) -> Iterable[Finding]:
+def ambiguities(seen: Scanned) -> Iterable[Finding]:
     """Ambiguous classes: two that may be one (numbers beside colors, similar names), or one that
     may be two."""
     yield from _two_storages(seen)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import VOC_BORDER_COLOR, ClassMap
 from fcnseg.datasets import SPLITS
-from fcnseg.datasets.check.findings import Finding, have, label_names, listed, questions
+from fcnseg.datasets.check.findings import Finding, ambiguities, have, label_names, listed
 from fcnseg.datasets.check.statistics import Frequencies, count_rectangles
 from fcnseg.datasets.encoding.values import GREYS, values_of
 from fcnseg.datasets.formats import read_stored
@@ -54,7 +54,7 @@ def label_findings(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     yield from _reading(seen)
     yield from _no_label_names(seen)
     yield from _one_value_each(seen)
-    yield from questions(seen)
+    yield from ambiguities(seen)
     yield from _boxes(seen)
     yield from _classes(seen, classes)
 

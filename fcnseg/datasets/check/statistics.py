@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fcnseg.classes import IGNORE
 from fcnseg.datasets import SPLITS, Description, Encoding, Pair
 from fcnseg.datasets.encoding.values import decode_values, values_of
-from fcnseg.datasets.pairing.looks import sample
+from fcnseg.datasets.pairing.file_stats import sample
 from fcnseg.datasets.scan import Scanned
 from fcnseg.errors import FcnsegError, counted, percent
 from fcnseg.io.annotations import rectangles_in

@@ -27,20 +27,20 @@ from fcnseg.datasets.encoding.entries import (
 from fcnseg.datasets.encoding.greys import (
     LARGEST,
     PHOTOGRAPH,
-    are_far,
     are_greys,
+    are_widely_spaced,
     as_greys,
-    drawn_with,
+    assign_greys,
+    chroma,
     flat_greys,
+    listed_greys,
     listed_values,
     lossy_indices,
     meaning_alone,
     nearest_totals,
     peaks,
-    rows_of,
-    spread,
     why_ignored,
-    without_strays,
+    without_outliers,
 )
 from fcnseg.datasets.encoding.objects import (
     class_base,
@@ -89,7 +89,7 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         exact = not (values.lossy or values.rest or len(values.pixels) > LOSSY)
         dark = max(max(unpack(c)) for c in values.pixels) <= NEARLY_GREY
         tint = 0 if exact or dark else NEARLY_GREY
-        if all(spread(color) <= tint for color in values.pixels):
+        if all(chroma(color) <= tint for color in values.pixels):
             return _as_colors(read_values(as_greys(values), entries))
         return read_colors(values, entries)
     indices = lossy_indices(values) if values.lossy else 0
@@ -100,12 +100,12 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     drawn = values.solid or peaks(values) or flat_greys(values) if smooth else ()
     if drawn:
         return _read_greys(values, drawn, entries, nearest=True)
-    levels = without_strays(sorted(v for v in values.pixels if v >= 0), values)
+    levels = without_outliers(sorted(v for v in values.pixels if v >= 0), values)
     classes = [value for value in levels if value != IGNORE]
     listed = len(classes) > 1 and bool(listed_values(values, classes, entries))
-    if values.band is not None and not listed and not rows_of(levels, entries):
+    if values.band is not None and not listed and not assign_greys(levels, entries):
         return _read_without(values, values.band, ": a band between the others")
-    if (are_greys(levels) or are_far(levels)) and not listed:
+    if (are_greys(levels) or are_widely_spaced(levels)) and not listed:
         return _read_greys(values, levels, entries, nearest=False)
     if levels and levels[-1] > IGNORE:
         return _read_wide(values, levels, entries)
@@ -176,7 +176,7 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
     listed = listed_values(values, seen, entries)
     if listed:
         return _read_listed(values, listed, ignore)
-    seen = [value for value in without_strays(seen, values) if value != IGNORE] or [0]
+    seen = [value for value in without_outliers(seen, values) if value != IGNORE] or [0]
     count = seen[-1] + 1
     distinct = sum(values.files.values()) / max(1, values.count)
     if distinct > (MOST_VALUES * 3 / 4 if values.lossy else PHOTOGRAPH):
@@ -245,7 +245,7 @@ def _read_greys(
 ) -> Reading:
     """One class per gray level; of two levels, the one at the images' edges is the background."""
     order = sorted(greys)
-    drawn = drawn_with(order, entries)
+    drawn = listed_greys(order, entries)
     if drawn:
         reading = _read_listed(values, [(entry, grey) for grey, entry in drawn.items()], ())
         return replace(reading, encoding=replace(reading.encoding, nearest=nearest))
@@ -264,7 +264,7 @@ def _read_greys(
             edges = [
                 f"{percent(edge, 0)} of the images' edges are {order[0]}: that is the background"
             ]
-    rows = rows_of(order, entries)
+    rows = assign_greys(order, entries)
     if rows:
         reading = _read_listed(values, rows, ())
         encoding = replace(reading.encoding, nearest=nearest)

@@ -16,13 +16,13 @@ from fcnseg.classes import IGNORE, unpack
 from fcnseg.datasets import Pair
 from fcnseg.datasets.encoding.objects import (
     Seen,
+    are_objects,
     are_of_one_file,
-    have_gaps,
-    in_steps,
-    may_be_few,
-    may_have_gaps,
+    divide_by_step,
+    may_be_few_objects,
+    may_be_sparse_objects,
     numbered_in_channel,
-    pieces_of,
+    regions_by_number,
 )
 from fcnseg.datasets.encoding.values import (
     LOSSY,
@@ -65,7 +65,7 @@ SAMPLES = 16
 _Samples = Callable[[], Iterable[NDArray[np.int32]]]
 
 
-def look_closer(
+def analyze_areas(
     values: Values,
     pairs: Sequence[Pair],
     counts: Iterable[ValueCounts | None],
@@ -79,32 +79,32 @@ def look_closer(
     """
     if values.terms or values.lossy or values.rest:
         return values
-    sampled = partial(_sampled, pairs, counts, read, values.kind)
+    sampled = partial(_sample_labels, pairs, counts, read, values.kind)
 
     def samples() -> Iterator[NDArray[np.int32]]:
         return (numbers for _, numbers in sampled())
 
     if values.instances or are_of_one_file(values, counts) or numbered_in_channel(values, counts):
         return replace(values, instances=_in_one_piece(samples))
-    step, stored = in_steps(values, counts)
+    step, stored = divide_by_step(values, counts)
     if step > 1 and are_instances(stored) and _in_one_piece(samples):
         return replace(values, instances=True)
-    few = may_be_few(stored)
-    if (few or may_have_gaps(values, counts)) and have_gaps(
+    few = may_be_few_objects(stored)
+    if (few or may_be_sparse_objects(values, counts)) and are_objects(
         counts, map(_with_image, sampled()), few=few and step > 1
     ):
         return replace(values, instances=True)
     places = (f"{pair.labels.parent.name}/{pair.labels.name}" for pair in pairs)
     named = all("trimap" in place.lower() for place in places)
-    band, rim = _unsure(values, samples, named=named)
-    solid, exact = _solid(values, samples)
-    band = _band(values, samples) if band is None else band
+    band, rim = _trimap_band(values, samples, named=named)
+    solid, exact = _covering_values(values, samples)
+    band = _ignore_band(values, samples) if band is None else band
     return replace(values, solid=solid, exact=exact, band=band, rim=rim)
 
 
 def _in_one_piece(samples: _Samples) -> bool:
     """Whether most numbers form one connected region per file, as objects do."""
-    pieces = [one.count for numbers in samples() for one in pieces_of(numbers)]
+    pieces = [one.count for numbers in samples() for one in regions_by_number(numbers)]
     return sum(count == 1 for count in pieces) >= 0.8 * len(pieces)
 
 
@@ -115,7 +115,7 @@ def _with_image(one: tuple[Pair, NDArray[np.int32]]) -> Seen:
     return numbers, None
 
 
-def _sampled(
+def _sample_labels(
     pairs: Sequence[Pair],
     counts: Iterable[ValueCounts | None],
     read: Callable[[Pair], RawLabels],
@@ -131,7 +131,7 @@ def _sampled(
         yield pairs[index], packed_colors(raw) if kind == "color" else single_numbers(raw)[0]
 
 
-def _solid(values: Values, samples: _Samples) -> tuple[tuple[int, ...], bool]:
+def _covering_values(values: Values, samples: _Samples) -> tuple[tuple[int, ...], bool]:
     """The values that cover areas, if at least as many others lie between them, else (); and
     whether nearly all values cover areas."""
     color = values.kind == "color"
@@ -153,7 +153,7 @@ def _solid(values: Values, samples: _Samples) -> tuple[tuple[int, ...], bool]:
     return (tuple(solid) if between and pixels <= MOST_LOSSY * values.total else ()), False
 
 
-def _band(values: Values, samples: _Samples) -> int | None:
+def _ignore_band(values: Values, samples: _Samples) -> int | None:
     """The largest index if a gap precedes it and its pixels lie only between two classes.
 
     MaSTr1325 stores 0, 1, 2, and 4 for "unknown". A thin class (a pole, a lane marking) after a
@@ -188,7 +188,9 @@ TOUCHING = 0.05
 """Greatest fraction of the object's outline that touches the background."""
 
 
-def _unsure(values: Values, samples: _Samples, *, named: bool) -> tuple[int | None, int | None]:
+def _trimap_band(
+    values: Values, samples: _Samples, *, named: bool
+) -> tuple[int | None, int | None]:
     """The uncertain band around the object in a trimap: its value, and a value that may be one.
 
     The band is the middle of 0, 128 and 255, if it is thin or the files are `named` trimap; or the

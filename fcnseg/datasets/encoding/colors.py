@@ -64,10 +64,10 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     if listed:
         return _read_listed(values, listed)
     lossy = values.lossy or values.rest > 0 or len(values.pixels) > LOSSY
-    drawn = values.solid or (() if lossy else without_ramps(values))
+    drawn = values.solid or (() if lossy else without_gradients(values))
     seen = list(drawn) or (_dominant(values) if lossy else sorted(values.pixels))
     lossy = lossy or bool(drawn)
-    if lossy and not values.solid and _held(values, seen) < FLAT * values.total:
+    if lossy and not values.solid and _pixels_near(values, seen) < FLAT * values.total:
         raise DatasetError(
             f"The label files have {len(values.pixels):,} colors or more, and no few of them "
             "cover most of the pixels: they look like photographs.",
@@ -128,7 +128,7 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
     classes = [entry for entry in listed if not entry.ignored]
     ignore = tuple(entry.color or 0 for entry in listed if entry.ignored)
     unlisted = [color for color in values.pixels if color not in known]
-    ramps = set(unlisted).isdisjoint(values.solid or without_ramps(values) or unlisted)
+    ramps = set(unlisted).isdisjoint(values.solid or without_gradients(values) or unlisted)
     lossy = values.rest > 0 or len(unlisted) > (0 if values.lossy or ramps else LOSSY)
     if VOC_BORDER_COLOR in unlisted:
         ignore = (*ignore, VOC_BORDER_COLOR)
@@ -271,7 +271,7 @@ def _in_order(colors: Sequence[int]) -> list[int]:
     return sorted(colors, key=lambda color: ([rank[n][unpack(color)[n]] for n in range(3)], color))
 
 
-def without_ramps(values: Values) -> tuple[int, ...]:
+def without_gradients(values: Values) -> tuple[int, ...]:
     """The colors that cover areas, if smoothing has added many rare ones between two of them.
 
     () otherwise: a few colors between two others may be classes.
@@ -282,7 +282,7 @@ def without_ramps(values: Values) -> tuple[int, ...]:
     kept: list[int] = []
     steps: dict[tuple[int, int], list[int]] = {}
     for color in order:
-        ends = _ends(color, kept, values.pixels)
+        ends = _mixture_of(color, kept, values.pixels)
         if ends is None:
             kept.append(color)
         else:
@@ -294,7 +294,9 @@ def without_ramps(values: Values) -> tuple[int, ...]:
     return tuple(areas) if held >= 0.8 * values.total else ()
 
 
-def _ends(color: int, kept: Sequence[int], pixels: Mapping[int, int]) -> tuple[int, int] | None:
+def _mixture_of(
+    color: int, kept: Sequence[int], pixels: Mapping[int, int]
+) -> tuple[int, int] | None:
     """The two far more frequent colors of which a color is a mixture; None if there are none."""
     mixed = np.array(unpack(color), np.float64)
     frequent = [other for other in kept if pixels[other] >= RARER * pixels[color]][:MAX_CLASSES]
@@ -308,7 +310,7 @@ def _ends(color: int, kept: Sequence[int], pixels: Mapping[int, int]) -> tuple[i
     return None
 
 
-def _held(values: Values, chosen: Sequence[int]) -> int:
+def _pixels_near(values: Values, chosen: Sequence[int]) -> int:
     """Number of pixels with a color near a chosen one; uncounted colors are not."""
     if not 0 < len(chosen) <= MAX_CLASSES:
         return 0

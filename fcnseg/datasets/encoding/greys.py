@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from fcnseg.classes import BACKGROUND_NAMES, BINARY, IGNORE, unpack
-from fcnseg.datasets.encoding.colors import MOVED, without_ramps
+from fcnseg.datasets.encoding.colors import MOVED, without_gradients
 from fcnseg.datasets.encoding.entries import Entry, by_stored_value
 from fcnseg.datasets.encoding.values import GREY, GREYS, Values
 
@@ -38,32 +38,32 @@ def as_greys(values: Values) -> Values:
         greys.pixels[level] = greys.pixels.get(level, 0) + pixels
         greys.border[level] = greys.border.get(level, 0) + values.border[color]
         greys.files[level] = max(greys.files.get(level, 0), values.files[color])
-    if any(spread(color) for color in values.pixels):
+    if any(chroma(color) for color in values.pixels):
         greys.lossy = True
     return greys
 
 
 def grey_entries(entries: Sequence[Entry]) -> dict[int, Entry]:
     """The gray levels among a class list's colors; {} if two names share one."""
-    greys = [e for e in entries if e.color is not None and spread(e.color) == 0]
+    greys = [e for e in entries if e.color is not None and chroma(e.color) == 0]
     levels = {unpack(entry.color or 0)[0]: entry for entry in greys}
     return levels if len(levels) == len(greys) else {}
 
 
-def drawn_with(levels: Sequence[int], entries: Sequence[Entry]) -> dict[int, Entry]:
+def listed_greys(levels: Sequence[int], entries: Sequence[Entry]) -> dict[int, Entry]:
     """A class list's grays, if the stored levels are near these (compressed); else {}."""
     listed = grey_entries(entries)
     near = [{grey for grey in listed if abs(grey - level) <= MOVED} for level in levels]
     return listed if levels and all(near) else {}
 
 
-def spread(color: int) -> int:
+def chroma(color: int) -> int:
     """The difference between the largest and the smallest channel; 0 for grays."""
     channels = unpack(color)
     return max(channels) - min(channels)
 
 
-def without_strays(seen: Sequence[int], values: Values) -> list[int]:
+def without_outliers(seen: Sequence[int], values: Values) -> list[int]:
     """Remove outliers: values far above consecutive indices, in few pixels of few files."""
     kept: list[int] = []
     in_a_row = False
@@ -104,7 +104,7 @@ def flat_greys(values: Values) -> tuple[int, ...]:
     if min(values.pixels) < 0 or not 2 * GREYS <= max(values.pixels) <= 255:
         return ()
     shades = replace(values, pixels={value * GREY: n for value, n in values.pixels.items()})
-    greys = tuple(color // GREY for color in without_ramps(shades))
+    greys = tuple(color // GREY for color in without_gradients(shades))
     apart = all(after - before >= GREYS for before, after in pairwise(greys))
     return greys if len(greys) >= 2 and apart else ()
 
@@ -127,7 +127,7 @@ def _lossy_count(values: Values) -> int:
     return 12 if any(240 <= value < 255 for value in values.pixels) else 64
 
 
-def rows_of(order: Sequence[int], entries: Sequence[Entry]) -> list[tuple[Entry, int]]:
+def assign_greys(order: Sequence[int], entries: Sequence[Entry]) -> list[tuple[Entry, int]]:
     """Assign grays to a class list without values; [] if their numbers differ.
 
     order: the grays, dark to light, or the background first if it is the lighter one. Entries are
@@ -165,7 +165,7 @@ def are_greys(seen: Sequence[int]) -> bool:
     return 32 <= below[-1] < 256 and 2 <= len(below) <= 16 and len(below) / (below[-1] + 1) < 0.25
 
 
-def are_far(levels: Sequence[int]) -> bool:
+def are_widely_spaced(levels: Sequence[int]) -> bool:
     """Whether values are few and widely spaced (0, 20; 0, 10, 20): classes, but not indices."""
     if len(levels) < 2 or levels[-1] >= IGNORE:
         return False

@@ -19,7 +19,7 @@ _HINT = (
     "there, and give dataset.toml in place of the folder"
 )
 
-Places = Sequence[int | None]
+Indices = Sequence[int | None]
 """The model's class index of each class of the dataset; None if the model has no such class."""
 
 
@@ -36,7 +36,7 @@ def match_classes(
     names = description.classes.names
     if not is_unnamed(names) and not is_unnamed(classes.names):
         places = _by_name(names, classes.names) or _by_color(description, classes)
-    elif encoding is not None and _knows(encoding, description, classes):
+    elif encoding is not None and _contains_all(encoding, description, classes):
         return _with_encoding(description, classes, encoding)
     else:
         places = _by_color(description, classes)
@@ -44,11 +44,11 @@ def match_classes(
             places = _by_number(names, classes.names)
     if places is None:
         raise DatasetError(
-            f"The dataset's classes ({some(names)}) can't be matched to the model's "
-            f"({some(classes.names)}).",
+            f"The dataset's classes ({first_names(names)}) can't be matched to the model's "
+            f"({first_names(classes.names)}).",
             hint=_HINT,
         )
-    return _placed(description, classes, places)
+    return _with_indices(description, classes, places)
 
 
 def mapping(before: Description, after: Description) -> str:
@@ -80,7 +80,7 @@ def _with_encoding(description: Description, classes: ClassMap, theirs: Encoding
     return dataclasses.replace(description, classes=classes, encoding=merged)
 
 
-def _placed(description: Description, classes: ClassMap, places: Places) -> Description:
+def _with_indices(description: Description, classes: ClassMap, places: Indices) -> Description:
     ours = description.encoding
     values: list[tuple[int, ...]] = [()] * len(classes)
     ignore = set(ours.ignore)
@@ -93,15 +93,15 @@ def _placed(description: Description, classes: ClassMap, places: Places) -> Desc
     scored = [name for i, name in enumerate(classes.names) if values[i] and i != background]
     if len(classes) > 1 and not scored:
         raise DatasetError(
-            f"Of the dataset's classes ({some(description.classes.names)}) the model "
-            f"({some(classes.names)}) has the background alone: nothing else would be scored.",
+            f"Of the dataset's classes ({first_names(description.classes.names)}) the model "
+            f"({first_names(classes.names)}) has only the background; nothing else is scored.",
             hint=_HINT,
         )
     encoding = dataclasses.replace(ours, values=tuple(values), ignore=tuple(sorted(ignore)))
     return dataclasses.replace(description, classes=classes, encoding=encoding)
 
 
-def _knows(theirs: Encoding, description: Description, classes: ClassMap) -> bool:
+def _contains_all(theirs: Encoding, description: Description, classes: ClassMap) -> bool:
     """Whether the training data's encoding contains all stored values, with the same meaning.
 
     0 and 1, or 0 and 255, may be a mask of any object: with a model of several classes it is
@@ -123,7 +123,7 @@ def _knows(theirs: Encoding, description: Description, classes: ClassMap) -> boo
     return stored <= known.keys() and ours.kind == "index" and stored not in ({0, 1}, {0, 255})
 
 
-def _by_name(names: Sequence[str], known: Sequence[str]) -> Places | None:
+def _by_name(names: Sequence[str], known: Sequence[str]) -> Indices | None:
     """Match by name; None if only the background matches, unless each side has one other class."""
     index = {plain_name(name): number for number, name in enumerate(known)}
     places = [index.get(plain_name(name)) for name in names]
@@ -136,7 +136,7 @@ def _by_name(names: Sequence[str], known: Sequence[str]) -> Places | None:
     return places if shared - {theirs} or len(shared) == len(names) else None
 
 
-def _by_color(description: Description, classes: ClassMap) -> Places | None:
+def _by_color(description: Description, classes: ClassMap) -> Indices | None:
     if description.encoding.kind != "color":
         return None
     colors = [pack(*color) for color in classes.colors.tolist()]
@@ -146,7 +146,7 @@ def _by_color(description: Description, classes: ClassMap) -> Places | None:
     return None
 
 
-def _by_number(names: tuple[str, ...], known: tuple[str, ...]) -> Places | None:
+def _by_number(names: tuple[str, ...], known: tuple[str, ...]) -> Indices | None:
     """Match numbered classes by number; background and object only if the model has two classes."""
     if names == BINARY and len(known) != 2:
         return None
@@ -173,6 +173,6 @@ def is_inverted(encoding: Encoding) -> bool:
     return len(encoding.values) == 2 and encoding.values[0] > encoding.values[1]
 
 
-def some(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """The first eight names as text."""
     return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")

@@ -87,7 +87,7 @@ def _colors_apart(colors: Sequence[int]) -> bool:
 
 
 @dataclass(frozen=True)
-class Pieces:
+class RegionsOfNumber:
     """The connected regions of a number in a file: count, pixels, center (x, y), first row."""
 
     number: int
@@ -97,7 +97,7 @@ class Pieces:
     top: int
 
 
-def pieces_of(numbers: NDArray[np.int32]) -> list[Pieces]:
+def regions_by_number(numbers: NDArray[np.int32]) -> list[RegionsOfNumber]:
     """The connected regions of each number except 0, without specks, by number."""
     found = []
     order = np.argsort(numbers, axis=None, kind="stable")
@@ -109,7 +109,7 @@ def pieces_of(numbers: NDArray[np.int32]) -> list[Pieces]:
             areas = region_areas(box == value)
             count = int((areas >= areas.max() / 20).sum())
             middle = float(columns.mean()), float(rows.mean())
-            found.append(Pieces(value, count, len(places), middle, int(rows[0])))
+            found.append(RegionsOfNumber(value, count, len(places), middle, int(rows[0])))
     return found
 
 
@@ -130,7 +130,7 @@ LEAST = np.array([*[1e-9] * 3, *[4.0] * 3])
 """Variances of x, y, size, red, green and blue that count as zero: two levels for colors."""
 
 
-def in_steps(
+def divide_by_step(
     values: Values, counts: Iterable[ValueCounts | None]
 ) -> tuple[int, list[frozenset[int]]]:
     """The common step of the numbers (10, 20, 30), 0 if none; and each file's numbers except 0,
@@ -140,13 +140,13 @@ def in_steps(
     return step, [frozenset(value // step for value in some) - {0} for some in files]
 
 
-def may_be_few(stored: Sequence[frozenset[int]]) -> bool:
+def may_be_few_objects(stored: Sequence[frozenset[int]]) -> bool:
     """Whether numbers may be few objects per file: 1..n in every file, with different n."""
     in_a_row = all(some == {*range(1, len(some) + 1)} for some in stored)
     return in_a_row and len({*map(len, stored)} - {0}) >= FEWEST_FILES
 
 
-def may_have_gaps(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
+def may_be_sparse_objects(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
     """Whether numbers up to 255 may be objects with gaps: many, and different in each file."""
     some = [frozenset(one.values) - {0} for one in counts if one is not None]
     some = [stored for stored in some if stored]
@@ -163,17 +163,17 @@ Seen = tuple[NDArray[np.int32], NDArray[np.uint8] | None]
 """Numbers, and the image, uint8 (H, W, 3), if it can be read."""
 
 
-def have_gaps(
+def are_objects(
     counts: Iterable[ValueCounts | None], seen: Iterable[Seen], *, few: bool = False
 ) -> bool:
-    """Whether numbers (`may_have_gaps`, `may_be_few`) are objects: each is one connected region,
-    and either in hardly more than one file, or without a typical size, position and color."""
+    """Whether numbers that may be objects are: each is one connected region, and either in hardly
+    more than one file, or without a typical size, position and color."""
     stored = [frozenset(one.values) - {0} for one in counts if one is not None]
     every = frozenset[int]().union(*stored)
     once = sum(map(len, stored)) <= 1.5 * len(every) and len(every) > 2 * max(map(len, stored))
     rows, single, in_order, files = list[NDArray[np.float64]](), 0, 0, 0
     for numbers, image in seen:
-        found = pieces_of(numbers)
+        found = regions_by_number(numbers)
         if len(found) < 2:
             continue
         single += sum(one.count == 1 for one in found)
@@ -190,7 +190,7 @@ def have_gaps(
 
 
 def _features(
-    found: Sequence[Pieces], numbers: NDArray[np.int32], image: NDArray[np.uint8] | None
+    found: Sequence[RegionsOfNumber], numbers: NDArray[np.int32], image: NDArray[np.uint8] | None
 ) -> NDArray[np.float64]:
     """float (numbers, 7): the number, and the differences of x, y, the logarithm of the area, red,
     green and blue from their means over the file."""

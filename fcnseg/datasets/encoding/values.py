@@ -117,7 +117,7 @@ def count_values(raw: RawLabels, *, lossy: bool = False) -> ValueCounts:
     at_edge = dict(zip(*(part.tolist() for part in _count(edge, narrow=narrow)), strict=True))
     rest = 0
     if len(values) > (MOST_VALUES if lossy else LOSSY) and not (
-        kind == "index" and not lossy and _numbers_objects(numbers, len(values))
+        kind == "index" and not lossy and _are_object_numbers(numbers, len(values))
     ):
         if kind == "color":
             values, pixels = flat_colors(numbers) or (values, pixels)
@@ -136,7 +136,7 @@ def count_values(raw: RawLabels, *, lossy: bool = False) -> ValueCounts:
     )
 
 
-def _numbers_objects(numbers: NDArray[np.int32], count: int) -> bool:
+def _are_object_numbers(numbers: NDArray[np.int32], count: int) -> bool:
     """Whether a file's many values occur in long runs, as object numbers do."""
     runs = 1 + int((numbers.ravel()[1:] != numbers.ravel()[:-1]).sum())
     return count <= MOST_NUMBERS and numbers.size >= LONG_RUN * runs
@@ -147,7 +147,7 @@ def total(
 ) -> Values:
     """Add up the values of all files; as colors if any file is in color or palettes disagree."""
     counts = list(counts)
-    in_color = any(one.kind == "color" for one in counts) or _palettes_speak(counts)
+    in_color = any(one.kind == "color" for one in counts) or _palettes_identify_classes(counts)
     counted = Values("color" if in_color else "index", lossy=lossy, terms=tuple(terms))
     for one in counts:
         counted.add(values_of(one, counted.kind), one)
@@ -214,7 +214,7 @@ def single_numbers(raw: RawLabels) -> tuple[NDArray[np.int32], str]:
     return packed_colors(raw), "color"
 
 
-def _palettes_speak(counts: Sequence[ValueCounts]) -> bool:
+def _palettes_identify_classes(counts: Sequence[ValueCounts]) -> bool:
     """Whether palette colors, not indices, identify classes.
 
     They do if an index has different colors in different files (GIF writers choose a palette per

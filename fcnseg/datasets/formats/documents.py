@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fcnseg.datasets import Found, Pair, Unusable
 from fcnseg.datasets.pairing import Listing
-from fcnseg.datasets.pairing.named_images import Gathered, split_of
+from fcnseg.datasets.pairing.named_images import PairCollector, split_of
 from fcnseg.datasets.pairing.path_words import partners_of
 from fcnseg.errors import DatasetError, MediaError, as_text
 from fcnseg.io.annotations import Cached, blank, fill_inside, fill_polygon, follow_edges
@@ -285,7 +285,7 @@ def _gather(
     partners: Mapping[str, str],
 ) -> Found:
     """Collect the pairs of documents. partners: images of documents with a single entry."""
-    gathered = Gathered(listing)
+    gathered = PairCollector(listing)
     names: dict[str, None] = {}  # an ordered set
     for file, path, document in gathered.parsed(files, parse):
         used: set[str] = set()
@@ -307,13 +307,13 @@ def _gather(
     return gathered.found(store, tuple(names), why)
 
 
-def refuse_broken(gathered: Gathered) -> None:
+def refuse_broken(gathered: PairCollector) -> None:
     """DatasetError if there are annotation files, but none can be read."""
     if gathered.broken and not gathered.pairs:
         raise DatasetError(gathered.broken[0][1], hint="export the annotations again")
 
 
-def _find(gathered: Gathered, image: Annotated, file: str, *, single: bool) -> str | None:
+def _find(gathered: PairCollector, image: Annotated, file: str, *, single: bool) -> str | None:
     """The listed image of a document's entry. single: whether it is the only entry."""
     if image.file.startswith("../"):
         folder = file.rpartition("/")[0]

@@ -23,7 +23,7 @@ from fcnseg.datasets.formats.polygons import (
     yolo_lines,
 )
 from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of, without_suffix
-from fcnseg.datasets.pairing.named_images import Gathered, split_of
+from fcnseg.datasets.pairing.named_images import PairCollector, split_of
 from fcnseg.errors import (
     PARSE_ERRORS,
     DatasetError,
@@ -54,7 +54,7 @@ def find_coco(listing: Listing) -> Found | None:
     ]
     if not files:
         return None
-    gathered = Gathered(listing)
+    gathered = PairCollector(listing)
     names: dict[str, None] = {}  # an ordered set
     boxes = 0
     ordered = sorted(files, key=lambda file: not split_of(file))  # instances_all.json last
@@ -109,7 +109,7 @@ def find_labelme(listing: Listing) -> Found | None:
     files = listing.saying(_LABELME_HEAD, ".json")
     if not files:
         return None
-    gathered = Gathered(listing)
+    gathered = PairCollector(listing)
     labels: set[str] = set()
     for file, path, (wanted, shapes) in gathered.parsed(files, _labelme_shapes):
         at = gathered.find_own_image(wanted, file) or gathered.by_name.get(
@@ -136,7 +136,7 @@ def find_yolo(listing: Listing) -> Found | None:
     if not any(_begins_with_number(listing.path(name)) for name in texts):
         return None
     partners = {(*place_of(name).key, as_text(stem_of(name)).lower()): name for name in texts}
-    gathered = Gathered(listing)
+    gathered = PairCollector(listing)
     seen: set[int] = set()
     outlines, boxes = 0, 0
     for name in listing.images:

@@ -27,7 +27,7 @@ from fcnseg.datasets.pairing import (
 )
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, class_number, term_of
 from fcnseg.datasets.pairing.candidates import means, recurring_terms, two_label_sets
-from fcnseg.datasets.pairing.looks import Candidate, look, looks_at, overlap, sample
+from fcnseg.datasets.pairing.file_stats import Candidate, file_stats, overlap, sample, sample_stats
 from fcnseg.datasets.pairing.path_words import CHUNK
 from fcnseg.errors import MediaError, as_text
 
@@ -66,7 +66,7 @@ def find_layers(listing: Listing) -> Found | None:
         if all(len(layers) == 1 and not _BRUSH.match(stem_of(layers[0][1]))
                for layers in by_image.values()):  # fmt: skip
             return None  # a_P.png: one label file per image, with a custom suffix
-    looked = looks_at(listing, [name for layers in by_image.values() for _, name in layers])
+    looked = sample_stats(listing, [name for layers in by_image.values() for _, name in layers])
     if any(one.levels > 2 for one in looked):
         return None  # labels of several classes: versions of the labels, not one class each
     return _found(listing, by_image, images, left)
@@ -216,7 +216,9 @@ def _numbered_classes(listing: Listing, by_image: dict[str, list[Layer]]) -> dic
     if not alike or len(every) < 2 or any(len(some) != len(every) for some in by_image.values()):
         return by_image
     for image in sample(sorted(by_image)):
-        shown = [one.shown for _, name in by_image[image] if (one := look(listing.path(name)))]
+        shown = [
+            one.shown for _, name in by_image[image] if (one := file_stats(listing.path(name)))
+        ]
         if len(shown) < len(every) or (np.sum(shown, axis=0) == 1).mean() < COVERED:
             return by_image
     return {
@@ -280,7 +282,7 @@ def _refuse_same_areas(listing: Listing, by_image: Mapping[str, Sequence[Layer]]
 
 def _are_drawings(listing: Listing, names: Sequence[str], least: float = SAME) -> bool:
     """Whether two label files of an image have nearly the same area."""
-    looked = looks_at(listing, sorted(names)[:2])
+    looked = sample_stats(listing, sorted(names)[:2])
     if len(looked) < 2:
         return False
     first, second = (one.shown for one in looked)
@@ -294,7 +296,7 @@ def with_more_masks(listing: Listing, found: Found) -> Found:
     if not layered and (found.store != "pixels" or len(listing.images) <= 2 * len(found.pairs)):
         return found
     more = _further_masks(listing, found.pairs, found.sides[1])
-    looked = looks_at(listing, [name for names in more.values() for name in names])
+    looked = sample_stats(listing, [name for names in more.values() for name in names])
     if not more or any(one.levels > 2 for one in looked):
         return found
     drawn = {}

@@ -26,8 +26,8 @@ from fcnseg.datasets.formats.documents import (
 )
 from fcnseg.datasets.pairing import Listing, place_of, stem_of
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, pair_by_names
-from fcnseg.datasets.pairing.looks import sample
-from fcnseg.datasets.pairing.named_images import Gathered
+from fcnseg.datasets.pairing.file_stats import sample
+from fcnseg.datasets.pairing.named_images import PairCollector
 from fcnseg.errors import PARSE_ERRORS, MediaError
 from fcnseg.io.annotations import Cached
 from fcnseg.io.images import read_image
@@ -54,7 +54,7 @@ def _find_arrays(listing: Listing) -> Found | None:
         return None
     if len(listing.images) > len(arrays) and all(is_pickled(listing.path(n)) for n in arrays[:3]):
         return None  # beside label files
-    gathered = Gathered(listing)
+    gathered = PairCollector(listing)
     by_key: dict[tuple[str, ...], list[str]] = {}
     for name in arrays:
         for key in _keys(name, _array_stem(name)):
@@ -183,11 +183,11 @@ def _run_length_parse(path: Path) -> Document:
             if len(runs) >= 2:  # empty or -1: an image without objects
                 if len(runs) % 2:
                     raise ValueError(f"{image}: an odd number of starts and lengths")
-                some.append(Area(name or ONE_CLASS, runs=_from_the_first(runs)))
+                some.append(Area(name or ONE_CLASS, runs=_absolute_starts(runs)))
     return Document({image: Annotated(image, None, some) for image, some in areas.items()})
 
 
-def _from_the_first(runs: list[int]) -> list[int]:
+def _absolute_starts(runs: list[int]) -> list[int]:
     """Runs with absolute starts; starts that do not increase count from the previous end (SIIM)."""
     starts, lengths = np.array(runs[::2]), np.array(runs[1::2])
     if (starts[1:] >= starts[:-1] + lengths[:-1]).all():
@@ -198,18 +198,18 @@ def _from_the_first(runs: list[int]) -> list[int]:
 
 def _find_run_lengths(listing: Listing) -> Found | None:
     found = _DOWN_COLUMNS.find(listing)
-    if found is None or not _go_along_rows(found):
+    if found is None or not _are_row_major(found):
         return found
     why = "runs along the rows, not down the columns, follow what the images show"
     return replace(found, store="run-lengths-rows", why=(*found.why, why))
 
 
-def _along_rows(image: Annotated, _: Path) -> Annotated:
+def _row_major(image: Annotated, _: Path) -> Annotated:
     areas = [replace(area, along_rows=True) for area in image.areas]
     return replace(image, areas=areas)
 
 
-def _go_along_rows(found: Found) -> bool:
+def _are_row_major(found: Found) -> bool:
     """Whether areas have fewer boundary pixels, or follow edges better, if runs are row-major.
 
     Most of Kaggle's competitions use column-major order. For square images, boundary pixels are
@@ -258,6 +258,6 @@ _documents = Cached(_run_length_parse)  # shared by both orders, as the files ar
 
 _DOWN_COLUMNS = outlined("run-lengths", _run_length_files, _documents, _WHY)
 
-ALONG_ROWS = outlined("run-lengths-rows", _run_length_files, _documents, _WHY, _along_rows)
+ALONG_ROWS = outlined("run-lengths-rows", _run_length_files, _documents, _WHY, _row_major)
 
 RUN_LENGTHS = Format(_find_run_lengths, _DOWN_COLUMNS.read)

@@ -24,8 +24,8 @@ from fcnseg.datasets.encoding.entries import open_text, text_of
 from fcnseg.datasets.formats.documents import Format, refuse_broken
 from fcnseg.datasets.formats.polygons import by_number, read_json
 from fcnseg.datasets.pairing import Listing, is_image, marks, place_of, stem_of
-from fcnseg.datasets.pairing.looks import looks_at, sample
-from fcnseg.datasets.pairing.named_images import Gathered, split_of
+from fcnseg.datasets.pairing.file_stats import sample, sample_stats
+from fcnseg.datasets.pairing.named_images import PairCollector, split_of
 from fcnseg.errors import PARSE_ERRORS, DatasetError, MediaError, as_text, reason
 from fcnseg.io.annotations import Cached
 from fcnseg.io.labels import RawLabels, read_raw_labels
@@ -159,7 +159,7 @@ def find_open_images(listing: Listing) -> Found | None:
     words = _class_words(listing)
     by_name = {as_text(name).rpartition("/")[2]: name for name in listing.images}
     layers: dict[str, list[tuple[str, str]]] = {}
-    gathered = Gathered(listing)
+    gathered = PairCollector(listing)
     splits = {}
     for table, rows in tables.items():
         for row in rows:
@@ -229,7 +229,7 @@ def in_class_folders(found: Found, listing: Listing) -> Found:
     if not words or not {*words} <= {entry.name for entry in find_entries(listing)[0]}:
         return found
     names = [pair.labels.relative_to(listing.root).as_posix() for pair in found.pairs]
-    if any(one.levels > 2 for one in looks_at(listing, sample(names))):
+    if any(one.levels > 2 for one in sample_stats(listing, sample(names))):
         return found
     pairs = [
         replace(pair, layers=((word, pair.labels),))
@@ -249,7 +249,7 @@ def _find_panoptic(listing: Listing) -> Found | None:
     files = listing.saying(_PANOPTIC_HEAD, ".json")
     if not files:
         return None
-    gathered = Gathered(listing)
+    gathered = PairCollector(listing)
     listed: dict[str, list[str]] = {}  # the class names of each file that is used
     pngs: dict[str, list[str]] = {}
     for name in listing.images:
@@ -281,7 +281,7 @@ def _find_panoptic(listing: Listing) -> Found | None:
     return gathered.found("panoptic", tuple(names), f"{used[0]} is COCO's panoptic format")
 
 
-def _image_of(gathered: Gathered, wanted: str, file: str, labels: Sequence[str]) -> str | None:
+def _image_of(gathered: PairCollector, wanted: str, file: str, labels: Sequence[str]) -> str | None:
     """The image file of an entry, which must not be one of the labels."""
     at = gathered.find_image(wanted, file)
     if at not in labels:

@@ -18,7 +18,7 @@ from PIL import Image
 from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.pairing import Listing, place_of, stem_of
-from fcnseg.datasets.pairing.looks import Look, look_at, sample, tell_labels
+from fcnseg.datasets.pairing.file_stats import FileStats, sample, stats_of, tell_labels
 from fcnseg.datasets.pairing.path_words import RUN
 from fcnseg.errors import DatasetError, MediaError, MissingExtra, cannot_read, reason
 from fcnseg.io.content import open_with_pillow
@@ -81,7 +81,7 @@ def _has_both(listing: Listing, name: str) -> bool:
 
 def _paired(listing: Listing, files: Sequence[str]) -> list[tuple[str, str]]:
     """(file of images, file of labels), by the content of the pages."""
-    shown: dict[str, tuple[tuple[int, ...], Look]] = {}
+    shown: dict[str, tuple[tuple[int, ...], FileStats]] = {}
     for name in files:
         try:
             stack = read_stack(listing.path(name), "labels")
@@ -90,11 +90,11 @@ def _paired(listing: Listing, files: Sequence[str]) -> list[tuple[str, str]]:
         if stack.ndim >= 3:
             shown[name] = stack.shape[:3], _look(stack)
     found = []
-    for labels, (shape, look) in shown.items():
+    for labels, (shape, stat) in shown.items():
         others = [
             name
             for name, (other, seen) in shown.items()
-            if name != labels and other == shape and _are_labels(labels, look, name, seen)
+            if name != labels and other == shape and _are_labels(labels, stat, name, seen)
         ]
         near = {name: len(_words(name) & _words(labels)) for name in others}
         best = [name for name in others if near[name] == max(near.values())]
@@ -108,19 +108,19 @@ def _paired(listing: Listing, files: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
-def _are_labels(name: str, look: Look, other: str, seen: Look) -> bool:
-    """Whether the first of two files holds the other one's labels, by folders or by looks."""
+def _are_labels(name: str, stat: FileStats, other: str, seen: FileStats) -> bool:
+    """Whether the first of two files holds the other one's labels, by folders or by content."""
     roles = place_of(name).role, place_of(other).role
     if {*roles} == {"images", "labels"}:
         return roles[0] == "labels"
-    return tell_labels([look], [seen]) == 0
+    return tell_labels([stat], [seen]) == 0
 
 
 def _words(name: str) -> set[str]:
     return set(RUN.findall(name.lower()))
 
 
-def _look(stack: NDArray[Any]) -> Look:
+def _look(stack: NDArray[Any]) -> FileStats:
     """The statistics of the sampled page with the most contrast."""
     middle = [np.asarray(stack[page]) for page in sample(range(len(stack)))]
     page = max(middle, key=lambda page: float(np.std(page)))
@@ -128,7 +128,7 @@ def _look(stack: NDArray[Any]) -> Look:
     if single.dtype.kind == "f" and not np.array_equal(single, np.rint(single)):  # 0 to 1
         single = (single - single.min()) * (255 / max(float(np.ptp(single)), 1e-9))
     values = np.rint(single - single.min()).astype(np.int32)
-    return look_at(RawLabels(values, None, "I"))
+    return stats_of(RawLabels(values, None, "I"))
 
 
 def _pages(listing: Listing, image: str, labels: str) -> list[Pair]:

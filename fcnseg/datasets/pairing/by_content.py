@@ -23,19 +23,25 @@ from fcnseg.datasets.pairing.candidates import (
     CHOOSE,
     are_cut_outs,
     choose,
-    leaves,
+    contains_word,
+    has_many_unpaired,
     means,
     mostly_same,
     other_size,
     pair,
     refuse_two_cameras,
-    says,
     terms_of,
     two_images,
     unless_all,
 )
-from fcnseg.datasets.pairing.looks import Candidate, Looks, looks_at, sample, tell_labels
-from fcnseg.datasets.pairing.path_words import DERIVED, RUN, Names, are_shelved
+from fcnseg.datasets.pairing.file_stats import (
+    Candidate,
+    FileStatsCache,
+    sample,
+    sample_stats,
+    tell_labels,
+)
+from fcnseg.datasets.pairing.path_words import DERIVED, RUN, Names, are_sharded
 from fcnseg.errors import DatasetError, counted
 from fcnseg.files import NonLocalPath
 from fcnseg.progress import Callback, Message
@@ -46,34 +52,34 @@ def find_by_content(listing: Listing) -> Found | None:
 
     DatasetError if the result is ambiguous.
     """
-    looks = Looks(listing)
-    candidates = _without(listing, OTHER_WORDS, looks)  # without segment numbers and depth
+    stats = FileStatsCache(listing)
+    candidates = _without(listing, OTHER_WORDS, stats)  # without segment numbers and depth
     objects = not candidates
-    candidates = candidates or _without(listing, OTHER_WORDS - OBJECT_WORDS, looks)
+    candidates = candidates or _without(listing, OTHER_WORDS - OBJECT_WORDS, stats)
     if not candidates:
         return None
-    first = _only_image(listing, candidates, looks)
+    first = _only_image(listing, candidates, stats)
     rivals = [one for one in candidates if mostly_same(one.images, first.images)]
-    chosen = choose(listing, rivals, looks)
+    chosen = choose(listing, rivals, stats)
     taken = {name for one in rivals for name in one.images | one.labels}
     also = [one for one in candidates if not one.labels.isdisjoint(taken)]  # of other sensors
     taken.update(*(one.images for one in also))
     apart = [one for one in candidates if taken.isdisjoint(one.images | one.labels)]
     spare = {name for one in candidates for name in one.labels}
-    return replace(as_found(listing, [*chosen, *apart], spare, looks), objects=objects)
+    return replace(as_found(listing, [*chosen, *apart], spare, stats), objects=objects)
 
 
-def _without(listing: Listing, others: Iterable[str], looks: Looks) -> list[Candidate]:
+def _without(listing: Listing, others: Iterable[str], stats: FileStatsCache) -> list[Candidate]:
     """The candidate pairings of a folder's files, without those named by `others`."""
     files = [
         name
         for name in listing.images
-        if place_of(name).role != "other" or not says(name.lower().split("/")[:-1], others)
+        if place_of(name).role != "other" or not contains_word(name.lower().split("/")[:-1], others)
     ]
     return [
         one
-        for one in candidates_of(files, looks)
-        if not says(one.label_words, others)
+        for one in candidates_of(files, stats)
+        if not contains_word(one.label_words, others)
         or "semantic" in one.label_words  # iSAID: Semantic_masks/P0_instance_color_RGB.png
     ]
 
@@ -83,7 +89,7 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
 
     DatasetError if nothing matches one to one.
     """
-    looks = Looks(listing)
+    stats = FileStatsCache(listing)
 
     def known(ways: Iterable[Candidate]) -> list[Candidate]:
         kept = [
@@ -93,10 +99,10 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
         ]
         return sorted(kept, key=lambda one: (-len(one.pairs), one.words))
 
-    shown, named = candidates_of(listing.images, looks), known(_by_names(listing))
+    shown, named = candidates_of(listing.images, stats), known(_by_names(listing))
     if images:  # images of another camera could outnumber labels that only some images have
         others = {name for one in shown for name in one.images if not means(images, name)}
-        shown = candidates_of([name for name in listing.images if name not in others], looks)
+        shown = candidates_of([name for name in listing.images if name not in others], stats)
     shown = known(shown)
     if not named:
         chosen = f"images = {images!r}, labels = {labels!r}"
@@ -108,8 +114,8 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
     by_name = not shown or 2 * len(shown[0].pairs) < len(named[0].pairs)
     best, *more = named if by_name else shown
     rivals = [best, *(one for one in more if mostly_same(one.images, best.images))]
-    sides = [best] if labels or by_name else choose(listing, rivals, looks)
-    found = as_found(listing, sides, {name for one in rivals for name in one.labels}, looks)
+    sides = [best] if labels or by_name else choose(listing, rivals, stats)
+    found = as_found(listing, sides, {name for one in rivals for name in one.labels}, stats)
     return replace(found, sides=(images, labels))
 
 
@@ -120,16 +126,16 @@ def _by_names(listing: Listing) -> list[Candidate]:
     return [Candidate(tuple(names.matches(way)), way.first, way.second) for way in both]
 
 
-def candidates_of(files: Sequence[str], looks: Looks) -> list[Candidate]:
+def candidates_of(files: Sequence[str], stats: FileStatsCache) -> list[Candidate]:
     """The candidate pairings in which one side looks like labels, with most pairs first."""
     for suffixes in (False, True):
-        kept = _of_files(Names(files, suffixes=suffixes), looks)
+        kept = _of_files(Names(files, suffixes=suffixes), stats)
         if kept:
-            return _better_unshelved(files, kept, looks)
-    return _of_files(Names(files, shelves=True), looks) if are_shelved(files) else []
+            return _better_without_shards(files, kept, stats)
+    return _of_files(Names(files, shards=True), stats) if are_sharded(files) else []
 
 
-def _of_files(names: Names, looks: Looks) -> list[Candidate]:
+def _of_files(names: Names, stats: FileStatsCache) -> list[Candidate]:
     """The pairings of files whose names differ in words and of which one side looks like labels."""
     found = []
     for difference in names.differences():
@@ -137,8 +143,8 @@ def _of_files(names: Names, looks: Looks) -> list[Candidate]:
         if len(pairs) < 2:
             continue
         some = sample(pairs)
-        side = tell_labels(looks.of(a for a, _ in some), looks.of(b for _, b in some))
-        if side >= 0 and are_cut_outs([looks.of(pair[:: 1 if side else -1]) for pair in some]):
+        side = tell_labels(stats.of(a for a, _ in some), stats.of(b for _, b in some))
+        if side >= 0 and are_cut_outs([stats.of(pair[:: 1 if side else -1]) for pair in some]):
             continue
         if side == 1:
             found.append(Candidate(tuple(pairs), difference.first, difference.second))
@@ -148,13 +154,15 @@ def _of_files(names: Names, looks: Looks) -> list[Candidate]:
     return _consistent(found)
 
 
-def _better_unshelved(files: Sequence[str], kept: list[Candidate], looks: Looks) -> list[Candidate]:
-    """The candidates that ignore shelf folders, if they pair more files, or more by one rule."""
+def _better_without_shards(
+    files: Sequence[str], kept: list[Candidate], stats: FileStatsCache
+) -> list[Candidate]:
+    """The candidates that ignore shard folders, if they pair more files, or more by one rule."""
     used = {name for one in kept for name in one.images | one.labels}
     pairs = len(kept[0].pairs)
-    if (len(used) == len(files) and 2 * pairs == len(used)) or not are_shelved(files):
+    if (len(used) == len(files) and 2 * pairs == len(used)) or not are_sharded(files):
         return kept
-    others = _of_files(Names(files, shelves=True), looks)
+    others = _of_files(Names(files, shards=True), stats)
     more = {name for one in others for name in one.images | one.labels}
     better = (len(more), max((len(one.pairs) for one in others), default=0)) > (len(used), pairs)
     return others if better else kept
@@ -180,7 +188,9 @@ def _contradicts(one: Candidate, other: Candidate) -> bool:
     )
 
 
-def _only_image(listing: Listing, candidates: Sequence[Candidate], looks: Looks) -> Candidate:
+def _only_image(
+    listing: Listing, candidates: Sequence[Candidate], stats: FileStatsCache
+) -> Candidate:
     """The candidate with most pairs; with the same labels, the one that is preferred by words.
 
     DatasetError if label files belong to two images each and it is ambiguous.
@@ -192,14 +202,16 @@ def _only_image(listing: Listing, candidates: Sequence[Candidate], looks: Looks)
         if one is first
         or (mostly_same(one.labels, first.labels) and not mostly_same(one.images, first.images))
     ]
-    rivals = unless_all(rivals, lambda one: other_size(one, looks))
+    rivals = unless_all(rivals, lambda one: other_size(one, stats))
     rivals = unless_all(
         rivals,
-        lambda one: says(one.image_words, DERIVED | _RENDERED) and "rgb" not in one.image_words,
+        lambda one: (
+            contains_word(one.image_words, DERIVED | _RENDERED) and "rgb" not in one.image_words
+        ),
     )
     least = min(one.words for one in rivals)  # prefer names that differ in fewest words
     rivals = [one for one in rivals if one.words == least]
-    rivals = unless_all(rivals, lambda one: not says(one.image_words, IMAGE_WORDS))
+    rivals = unless_all(rivals, lambda one: not contains_word(one.image_words, IMAGE_WORDS))
     if len(rivals) > 1:
         raise two_images(listing, [one.pairs for one in rivals])
     return rivals[0]
@@ -210,7 +222,7 @@ _RENDERED = frozenset(["normal", "normals", "albedo", "shading", "diffuse", "flo
 
 
 def as_found(
-    listing: Listing, chosen: Sequence[Candidate], spare: Iterable[str], looks: Looks
+    listing: Listing, chosen: Sequence[Candidate], spare: Iterable[str], stats: FileStatsCache
 ) -> Found:
     """The pairs of one candidate, or of several (parts of a folder, or one class each).
 
@@ -224,7 +236,7 @@ def as_found(
     layered = any(len(some) > 1 for some in by_image.values())
     terms = tuple(sorted({term for some in by_image.values() for term, _ in some}))
     used = {*by_image, *(labels for some in by_image.values() for _, labels in some), *spare}
-    alone = _images_alone([n for n in listing.images if n not in used], chosen[0], looks)
+    alone = _images_alone([n for n in listing.images if n not in used], chosen[0], stats)
     first = chosen[0].pairs[0]
     return Found(
         "content",
@@ -236,19 +248,19 @@ def as_found(
     )
 
 
-def _images_alone(names: Sequence[str], chosen: Candidate, looks: Looks) -> list[str]:
+def _images_alone(names: Sequence[str], chosen: Candidate, stats: FileStatsCache) -> list[str]:
     """The images among files without a partner: by their folders and the content of a few files of
     each folder. All files in the label folders are included."""
     folders: dict[str, list[str]] = {}
     for name in names:
         if place_of(name).role != "other":
             folders.setdefault(name.rpartition("/")[0], []).append(name)
-    images = looks.of(sample([image for image, _ in chosen.pairs])) if folders else []
+    images = stats.of(sample([image for image, _ in chosen.pairs])) if folders else []
     own = {name.rpartition("/")[0] for name in chosen.labels}
     return [
         name
         for folder, some in folders.items()
-        if folder in own or tell_labels(images, looks.of(sample(some))) != 1
+        if folder in own or tell_labels(images, stats.of(sample(some))) != 1
         for name in some
     ]
 
@@ -260,7 +272,11 @@ def settle(listing: Listing, found: Found) -> Found:
     """
     if found.store != "pixels" or found.reading is not None:
         return found
-    names = {listing.path(name): name for name in listing.images} if leaves(found, listing) else {}
+    names = (
+        {listing.path(name): name for name in listing.images}
+        if has_many_unpaired(found, listing)
+        else {}
+    )
     if not names:
         return _with_images_alone(listing, found)
     own = Candidate(
@@ -274,19 +290,19 @@ def settle(listing: Listing, found: Found) -> Found:
         return shown
     used = own.images | own.labels
     files = [n for n in listing.images if n in used or place_of(n).role != "other"]
-    looks = Looks(listing)
-    candidates = candidates_of(files, looks)
+    stats = FileStatsCache(listing)
+    candidates = candidates_of(files, stats)
     if candidates and len(candidates[0].pairs) > 2 * len(own.pairs):
         return find_by_content(listing) or found
     more = next((one for one in candidates if {*own.pairs} < {*one.pairs}), None)
     if more is not None and found.layout == "folders":  # images_night/ beside images/, too
-        own, found = more, as_found(listing, [more], (), looks)
+        own, found = more, as_found(listing, [more], (), stats)
     rivals = [one for one in candidates if mostly_same(one.images, own.images)]
     same = [one for one in rivals if mostly_same(one.labels, own.labels)]
     others = [one for one in rivals if one not in same]
     if not others:
         return _with_images_alone(listing, found)
-    chosen = choose(listing, [own, *others], looks)
+    chosen = choose(listing, [own, *others], stats)
     spare = {listing.path(name) for one in others for name in one.labels}
     if chosen == [own]:
         left = tuple(path for path in found.orphan_images if path not in spare)
@@ -294,7 +310,7 @@ def settle(listing: Listing, found: Found) -> Found:
         beside = ", ".join(one.pairs[0][1] for one in others[:3])
         why = (*found.why, f"other labels of the same images are not used ({beside} ...)")
         return replace(found, orphan_images=left, orphan_labels=labels, why=why)
-    return as_found(listing, chosen, {n for one in [own, *others] for n in one.labels}, looks)
+    return as_found(listing, chosen, {n for one in [own, *others] for n in one.labels}, stats)
 
 
 def _with_images_alone(listing: Listing, found: Found) -> Found:
@@ -306,14 +322,14 @@ def _with_images_alone(listing: Listing, found: Found) -> Found:
         for name in listing.images
         if not place_of(name).role
         and listing.path(name) not in used
-        and not says(RUN.findall(name.lower()), DERIVED)
+        and not contains_word(RUN.findall(name.lower()), DERIVED)
     ]
     if not rest or found.layout != "folders":
         return found
     some = Candidate(
         tuple((pair.image.relative_to(listing.root).as_posix(), "") for pair in sample(found.pairs))
     )
-    alone = _images_alone(rest, some, Looks(listing))
+    alone = _images_alone(rest, some, FileStatsCache(listing))
     return replace(found, orphan_images=(*found.orphan_images, *map(listing.path, alone)))
 
 
@@ -331,8 +347,11 @@ def without_labels(folder: Path, files: list[Path], callback: Callback) -> list[
     names = {path: path.relative_to(folder).as_posix() for path in files}
     listing = Listing(folder, tuple(names.values()))
     found = pair_by_names(listing)
-    images = looks_at(listing, [names[pair.image] for pair in found.pairs])
-    if tell_labels(images, looks_at(listing, [names[pair.labels] for pair in found.pairs])) != 1:
+    images = sample_stats(listing, [names[pair.image] for pair in found.pairs])
+    if (
+        tell_labels(images, sample_stats(listing, [names[pair.labels] for pair in found.pairs]))
+        != 1
+    ):
         return files
     labels = {*(pair.labels for pair in found.pairs), *found.orphan_labels}
     labels.update(map(listing.path, (n for n in listing.images if place_of(n).role == "other")))

@@ -18,11 +18,11 @@ from fcnseg.classes import IGNORE
 from fcnseg.datasets import Found, Pair, Unusable
 from fcnseg.datasets.pairing import FILLERS, LABEL_WORDS, Listing, stem_of, without_suffix
 from fcnseg.datasets.pairing.by_words import term_of
-from fcnseg.datasets.pairing.looks import (
+from fcnseg.datasets.pairing.file_stats import (
     TINT,
     Candidate,
-    Look,
-    Looks,
+    FileStats,
+    FileStatsCache,
     apart_in_space,
     are_points,
     is_constant,
@@ -161,14 +161,14 @@ def pair(listing: Listing, image: str, labels: Sequence[tuple[str, str]], layere
     )
 
 
-def leaves(found: Found, listing: Listing) -> bool:
+def has_many_unpaired(found: Found, listing: Listing) -> bool:
     """Whether enough image files are unpaired to be another set of labels or images."""
     used = len({pair.labels for pair in found.pairs}) + len(found.pairs)
     twice = used < 2 * len(found.pairs)
     return twice or len(listing.images) - used >= max(2, len(found.pairs) / 4)
 
 
-def choose(listing: Listing, rivals: Sequence[Candidate], looks: Looks) -> list[Candidate]:
+def choose(listing: Listing, rivals: Sequence[Candidate], stats: FileStatsCache) -> list[Candidate]:
     """Choose among sets of labels for the same images; returns several if each is a class.
 
     DatasetError if it is ambiguous.
@@ -177,18 +177,18 @@ def choose(listing: Listing, rivals: Sequence[Candidate], looks: Looks) -> list[
         return list(rivals)
     counts = Counter(image for one in rivals for image in one.images)
     some = sample(sorted(image for image, count in counts.items() if count > 1))
-    seen = {one: looks.by_image(one, some) for one in rivals}
-    left = unless_all(rivals, lambda one: other_size(one, looks))
+    seen = {one: stats.by_image(one, some) for one in rivals}
+    left = unless_all(rivals, lambda one: other_size(one, stats))
     left = unless_all(left, lambda one: is_constant([*seen[one].values()]))
     left = unless_all(left, lambda one: are_points([*seen[one].values()]))
-    left = unless_all(left, lambda one: says(one.label_words, SECONDARY))
+    left = unless_all(left, lambda one: contains_word(one.label_words, SECONDARY))
     left = unless_all(left, lambda one: "trainids" not in one.label_words)
     fine = left
     left = unless_all(left, lambda one: any(refines(seen[other], seen[one]) for other in fine))
     left = _without_copies(left, seen)
     if len(left) > 1 and apart_in_space([seen[one] for one in left]):
         return left
-    left = unless_all(left, lambda one: not says(one.label_words, LABEL_WORDS))
+    left = unless_all(left, lambda one: not contains_word(one.label_words, LABEL_WORDS))
     if len(left) > 1:
         raise two_label_sets(listing, left)
     return left
@@ -201,23 +201,23 @@ def unless_all(
     return [one for one in candidates if not dropped(one)] or list(candidates)
 
 
-def says(words: Sequence[str], known: Iterable[str]) -> bool:
+def contains_word(words: Sequence[str], known: Iterable[str]) -> bool:
     """Whether one of the words is known, also with trailing digits."""
     known = set(known)
     return any(word in known or word.rstrip("0123456789") in known for word in words)
 
 
 def _without_copies(
-    candidates: Sequence[Candidate], seen: Mapping[Candidate, Mapping[str, Look]]
+    candidates: Sequence[Candidate], seen: Mapping[Candidate, Mapping[str, FileStats]]
 ) -> list[Candidate]:
     """Keep one of several label sets with the same borders: numbers rather than colors, classes
     (few values, or named semantic) rather than object numbers."""
     kept: list[Candidate] = []
 
     def rank(one: Candidate) -> tuple[bool, int, bool, bool, int]:
-        looks = seen[one].values()
-        values = {value for look in looks for value in np.unique(look.small).tolist()}
-        color = any(look.color for look in looks)
+        stats = seen[one].values()
+        values = {value for stat in stats for value in np.unique(stat.small).tolist()}
+        color = any(stat.color for stat in stats)
         large, semantic = max(values, default=0) > IGNORE, "semantic" in one.label_words
         return color, len(values), large, not semantic, len(one.label_words)
 
@@ -227,15 +227,15 @@ def _without_copies(
     return kept
 
 
-def other_size(one: Candidate, looks: Looks) -> bool:
+def other_size(one: Candidate, stats: FileStatsCache) -> bool:
     """Whether a candidate's images differ in size from their labels, as those of another sensor or
     copies. Pairs with an unreadable file are ignored."""
-    both = [looks.of(pair) for pair in sample(one.pairs)]
-    sizes = [[look.size for look in pair] for pair in both if len(pair) == 2]
+    both = [stats.of(pair) for pair in sample(one.pairs)]
+    sizes = [[stat.size for stat in pair] for pair in both if len(pair) == 2]
     return bool(sizes) and all(image != labels for image, labels in sizes)
 
 
-def are_cut_outs(both: Sequence[Sequence[Look]]) -> bool:
+def are_cut_outs(both: Sequence[Sequence[FileStats]]) -> bool:
     """Whether the supposed labels are photographs with their background removed: equal to the image
     except where they are black."""
     same = []
@@ -250,7 +250,7 @@ def are_cut_outs(both: Sequence[Sequence[Look]]) -> bool:
     return 2 * sum(same) > len(both)
 
 
-def _grey(one: Look) -> NDArray[np.int32]:
+def _grey(one: FileStats) -> NDArray[np.int32]:
     """Brightness, int32 (64, 64)."""
     if not one.color:
         return one.small
@@ -292,7 +292,10 @@ def in_one_size(found: Found) -> Found:
         if len(larger) < 2 or abs(sum(larger)) < len(larger):
             continue
         own = [{*RUN.findall(str(folder).lower())} for folder in (one, other)]
-        called = [says([*own[0] - own[1]], DERIVED), says([*own[1] - own[0]], DERIVED)]
+        called = [
+            contains_word([*own[0] - own[1]], DERIVED),
+            contains_word([*own[1] - own[0]], DERIVED),
+        ]
         first = called[1] if any(called) and not all(called) else larger[0] > 0
         for key in shared:
             copies[id((others if first else pairs)[key])] = one if first else other

@@ -27,7 +27,7 @@ from fcnseg.errors import DatasetError, MediaError, as_text
 T = TypeVar("T")
 
 
-class Gathered:
+class PairCollector:
     """Pairs and problems collected while annotation files are parsed."""
 
     def __init__(self, listing: Listing) -> None:
@@ -93,7 +93,7 @@ class Gathered:
         others = self.namesakes(base)
         for place in range(len(folders)):
             end = "/" + "/".join((*folders[place:], base))
-            inside = [name for name in others if _ends(name, end)]
+            inside = [name for name in others if _has_ending(name, end)]
             if len(inside) == 1:
                 return inside[0]
             if inside:
@@ -125,7 +125,7 @@ class Gathered:
             by, key = (self._by_stem, stem_of(base)) if is_image(base) else (self._by_id, base)
             others = by.get(key, [])
             return others[0] if len(others) == 1 else None
-        told = folders and _ends(found, f"{folders[-1]}/{base}")
+        told = folders and _has_ending(found, f"{folders[-1]}/{base}")
         if told or len(others) < 2 or file.rpartition("/")[0] == found.rpartition("/")[0]:
             return found
         return self._nearest(found, others, file)
@@ -228,7 +228,7 @@ def _spellings(wanted: str) -> list[str]:
     return [one for one in (_UPLOADED.sub(r"\1", path), path) if one and one != wanted]
 
 
-def _ends(name: str, end: str) -> bool:
+def _has_ending(name: str, end: str) -> bool:
     """Whether a listed file's path, with or without its suffix, has this end."""
     path = "/" + as_text(name).lower()
     return path.endswith(end) or without_suffix(path).endswith(end)

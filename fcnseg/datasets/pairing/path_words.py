@@ -93,17 +93,17 @@ class Names:
     """The parsed paths of a folder's files; recurring words are found among all of them."""
 
     def __init__(
-        self, files: Sequence[str], *, suffixes: bool = False, shelves: bool = False
+        self, files: Sequence[str], *, suffixes: bool = False, shards: bool = False
     ) -> None:
         """suffixes: whether file suffixes count as words (a.tif and a.png in one folder).
-        shelves: whether to ignore folders named by a number (0/00001.png, as thousands of files
+        shards: whether to ignore folders named by a number (0/00001.png, as thousands of files
         are distributed) or like the beginning of the files' names.
         """
         self.files = tuple(files)
-        chunks = {name: _chunks(_unshelved(name) if shelves else name) for name in files}
+        chunks = {name: _chunks(_without_shards(name) if shards else name) for name in files}
         recurring = _recurring(chunks.values())
         self._names = {
-            name: _take_apart(parts, recurring, suffix_of(name) if suffixes else "")
+            name: _parse_chunks(parts, recurring, suffix_of(name) if suffixes else "")
             for name, parts in chunks.items()
         }
 
@@ -121,7 +121,7 @@ class Names:
             groups[self._names[name].identity].append(name)
         counts: Counter[Difference] = Counter()
         for group in groups.values():
-            for first, second in _couples(group):
+            for first, second in _pair_by_number(group):
                 one, other = self._names[first], self._names[second]
                 if one.words != other.words and _agree(one.split, other.split):
                     counts[_difference(one.words, other.words)] += 1
@@ -183,22 +183,22 @@ def partners_of(listing: Listing, files: Sequence[str]) -> dict[str, str]:
     return {} if others else first
 
 
-def _unshelved(name: str) -> str:
-    """A path without shelf folders, see `_is_shelf`."""
+def _without_shards(name: str) -> str:
+    """A path without shard folders, see `_is_shard`."""
     *folders, file = name.split("/")
-    return "/".join((*(folder for folder in folders if not _is_shelf(folder, file)), file))
+    return "/".join((*(folder for folder in folders if not _is_shard(folder, file)), file))
 
 
-def are_shelved(files: Iterable[str]) -> bool:
-    """Whether any file is in a shelf folder, see `_is_shelf`."""
+def are_sharded(files: Iterable[str]) -> bool:
+    """Whether any file is in a shard folder, see `_is_shard`."""
     return any(
-        _is_shelf(folder, file)
+        _is_shard(folder, file)
         for *folders, file in (name.split("/") for name in files)
         for folder in folders
     )
 
 
-def _is_shelf(folder: str, file: str) -> bool:
+def _is_shard(folder: str, file: str) -> bool:
     """Whether a folder is a number, or the beginning of the file's name (`creek/creek_1.png`)."""
     return folder.isdecimal() or (
         file.startswith(folder) and not file[len(folder) : len(folder) + 1].isalpha()
@@ -251,7 +251,7 @@ def _many(counts: Counter[str], total: int) -> frozenset[str]:
     )
 
 
-def _take_apart(chunks: Sequence[str], recurring: frozenset[str], suffix: str) -> _Name:
+def _parse_chunks(chunks: Sequence[str], recurring: frozenset[str], suffix: str) -> _Name:
     words: list[str] = [suffix] if suffix else []
     identity: list[str | int] = []
     splits: list[SplitName] = []
@@ -268,7 +268,7 @@ def _take_apart(chunks: Sequence[str], recurring: frozenset[str], suffix: str) -
     return _Name(tuple(sorted(words)), tuple(identity), one_split(named), tuple(numbers))
 
 
-def _couples(group: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _pair_by_number(group: Sequence[str]) -> Iterator[tuple[str, str]]:
     for place, first in enumerate(group[:GROUP]):
         for second in group[place + 1 :]:
             yield first, second

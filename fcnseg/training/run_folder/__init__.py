@@ -157,7 +157,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 @dataclass(frozen=True)
-class Several:
+class MultiRun:
     """A folder of several runs.
 
     config: their common options. made: the folder, if this command has created it.
@@ -215,14 +215,14 @@ class Several:
         return report
 
 
-def several_in(folder: Path) -> Several | None:
+def multi_run_in(folder: Path) -> MultiRun | None:
     """The runs in a folder of several runs; None for other folders."""
     run = RunFolder(folder)
     if run.state.is_file() or not run.config.is_file():
         return None
     try:
         config = TrainConfig.load(run.config)
-        return Several(folder, config) if is_several(config) else None
+        return MultiRun(folder, config) if is_multi_run(config) else None
     except OptionError:  # another program's
         return None
 
@@ -260,7 +260,7 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | int | None]:
     }
 
 
-def is_several(config: TrainConfig) -> bool:
+def is_multi_run(config: TrainConfig) -> bool:
     """Whether options mean several runs; OptionError when they contradict each other."""
     if config.seeds and config.folds:
         raise OptionError(
@@ -290,7 +290,7 @@ def refuse_run(data: Path) -> None:
     """OptionError when DATA is a run folder, or weights or the state in one."""
     folder = data.parent if data.suffix in (".safetensors", ".pt") else data
     run = RunFolder(folder)
-    if (run.state.is_file() and run.config.is_file()) or several_in(folder):
+    if (run.state.is_file() and run.config.is_file()) or multi_run_in(folder):
         raise OptionError(
             f"{data} is {'a run' if data == folder else 'a file of a run'}, not a dataset.",
             hint=f"resume it: fcnseg train {typed(folder)} --resume; "

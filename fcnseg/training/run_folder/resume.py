@@ -16,7 +16,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.config.options import options_of
 from fcnseg.errors import InputError, OptionError, typed
 from fcnseg.files import numbered
-from fcnseg.training.run_folder import RUNS, RunFolder, refuse_run, several_in
+from fcnseg.training.run_folder import RUNS, RunFolder, multi_run_in, refuse_run
 from fcnseg.training.run_folder.state import load_state, locked
 
 CHANGEABLE = frozenset((
@@ -76,7 +76,7 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
     """
     _refuse_two(config.data, config.out)
     for named in (config.data, config.out):
-        if named is not None and (RunFolder(named).state.is_file() or several_in(named)):
+        if named is not None and (RunFolder(named).state.is_file() or multi_run_in(named)):
             return RunFolder(named)
         if named is not None:
             refuse_run(named)
@@ -89,7 +89,7 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
     states = [*runs.glob("*/state.pt"), *runs.glob("*/*/state.pt")]
     found = sorted(states, key=lambda path: path.stat().st_mtime_ns)
     for state in reversed(found):
-        several = several_in(state.parent.parent)
+        several = multi_run_in(state.parent.parent)
         run = RunFolder(several.folder if several else state.parent)
         stored = stored_options(run)
         if config.data is None and not is_finished(run, stored):
@@ -111,7 +111,7 @@ def _refuse_two(data: Path | None, out: Path | None) -> None:
     """OptionError when DATA and --out are two different runs."""
     if data is None or out is None or data.resolve() == out.resolve():
         return
-    if RunFolder(data).state.is_file() or several_in(data):
+    if RunFolder(data).state.is_file() or multi_run_in(data):
         raise OptionError(
             f"DATA {data} is a run to resume, and --out names {out}.", hint="omit --out"
         )
@@ -159,7 +159,7 @@ def stored_options(run: RunFolder) -> TrainConfig:
     If config.toml is missing, they are read from the state. For a folder of several runs, the
     common options.
     """
-    several = several_in(run.folder)
+    several = multi_run_in(run.folder)
     if several is not None:
         return several.config
     begun = None if run.config.exists() else load_state(run.state)[1].get("options")
@@ -204,7 +204,7 @@ def refuse_edited(run: RunFolder, stored: TrainConfig, begun: Mapping[str, Any] 
 
 def is_finished(run: RunFolder, stored: TrainConfig) -> bool:
     """Whether a run has used up its epochs, minutes or patience; for several runs, all of them."""
-    several = several_in(run.folder)
+    several = multi_run_in(run.folder)
     if several is not None:
         return not set(several.names) - several.reported().keys()
     if stored.minutes is None and run.epochs_done() >= stored.epochs:
@@ -267,7 +267,7 @@ def continued(stored: TrainConfig, given: Mapping[str, Any], run: RunFolder) -> 
                 else f"leave --{flag} out, or start a new run without --resume",
             )
     data = given.get("data")
-    if data is not None and not (RunFolder(data).state.is_file() or several_in(data)):
+    if data is not None and not (RunFolder(data).state.is_file() or multi_run_in(data)):
         changes["data"] = data.resolve()
     return dataclasses.replace(stored, **changes)
 

@@ -12,7 +12,7 @@ import pytest
 
 from fcnseg.cli.tables import show_train
 from fcnseg.commands.eval import evaluate
-from fcnseg.commands.several import SeveralResult, TrainResult
+from fcnseg.commands.multi_run import MultiRunResult, TrainResult
 from fcnseg.commands.train import train
 from fcnseg.commands.viz import view
 from fcnseg.config import TrainConfig
@@ -23,26 +23,26 @@ from fcnseg.inference.loading import load
 from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint, find_model, find_models
 from fcnseg.progress import EpochEnd, Event, Message
-from fcnseg.report import several_page
-from fcnseg.training.run_folder import Several, several_in, summarize
+from fcnseg.report import multi_run_page
+from fcnseg.training.run_folder import MultiRun, multi_run_in, summarize
 from tests.conftest import TINY
 
 QUICK = {**TINY, "width": 8, "crop": (48, 48), "batch": 4, "epochs": 1, "lr": 0.01}
 
 
 @pytest.fixture(scope="module")
-def seeds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> SeveralResult:
+def seeds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> MultiRunResult:
     out = tmp_path_factory.mktemp("runs") / "seeds"
     result = train(data, out=out, seeds=2, seed=3, **QUICK)
-    assert isinstance(result, SeveralResult)
+    assert isinstance(result, MultiRunResult)
     return result
 
 
 @pytest.fixture(scope="module")
-def folds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> SeveralResult:
+def folds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> MultiRunResult:
     out = tmp_path_factory.mktemp("runs") / "folds"
     result = train(data, out=out, folds=3, **QUICK)
-    assert isinstance(result, SeveralResult)
+    assert isinstance(result, MultiRunResult)
     return result
 
 
@@ -51,14 +51,14 @@ def weights_of(path: Path) -> bytes:
 
 
 def test_a_run_of_several_is_that_of_its_seed_alone(
-    seeds: SeveralResult, data: Path, tmp_path: Path
+    seeds: MultiRunResult, data: Path, tmp_path: Path
 ) -> None:
     assert [run.run.name for run in seeds.runs] == ["seed3", "seed4"]
     alone = train(data, out=tmp_path / "alone", seed=4, **QUICK)
     assert weights_of(alone.run) == weights_of(seeds.run / "seed4")
 
 
-def test_the_report_has_mean_and_spread(seeds: SeveralResult) -> None:
+def test_the_report_has_mean_and_spread(seeds: MultiRunResult) -> None:
     report = json.loads((seeds.run / "report.json").read_text())
     values = [run.report["miou"] for run in seeds.runs]
     assert report["miou"]["mean"] == seeds.miou == pytest.approx(np.mean(values))
@@ -78,7 +78,7 @@ def test_a_class_without_labels_does_not_count_in_its_run() -> None:
     assert found["iou"]["b"] == {"mean": None, "std": None, "min": None, "max": None, "runs": 0}
 
 
-def test_each_image_validates_in_one_fold(folds: SeveralResult, data: Path) -> None:
+def test_each_image_validates_in_one_fold(folds: MultiRunResult, data: Path) -> None:
     validated = [run["validated_on"] for run in folds.report["runs"]]
     names = [pair.name for pair in split_pairs(describe(data), "all")]
     assert sorted(name for fold in validated for name in fold) == sorted(names)
@@ -89,13 +89,13 @@ def test_each_image_validates_in_one_fold(folds: SeveralResult, data: Path) -> N
         assert {pair.name for pair in split_pairs(again, "train")} == set(names) - set(fold)
 
 
-def test_a_fold_alone_is_that_of_all(folds: SeveralResult, data: Path, tmp_path: Path) -> None:
+def test_a_fold_alone_is_that_of_all(folds: MultiRunResult, data: Path, tmp_path: Path) -> None:
     alone = train(data, out=tmp_path / "alone", folds=3, fold=1, **QUICK)
     assert weights_of(alone.run) == weights_of(folds.run / "fold1")
 
 
 def test_the_report_of_a_fold_is_on_its_own_validation_images(
-    folds: SeveralResult, data: Path, tmp_path: Path
+    folds: MultiRunResult, data: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra report")
     from tests.report.pages import data_of
@@ -106,7 +106,7 @@ def test_the_report_of_a_fold_is_on_its_own_validation_images(
     assert set(page["names"].values()) == set(folds.report["runs"][1]["validated_on"])
 
 
-def test_the_scores_of_a_fold_are_those_of_eval(folds: SeveralResult) -> None:
+def test_the_scores_of_a_fold_are_those_of_eval(folds: MultiRunResult) -> None:
     run = folds.runs[2]
     found = evaluate(run.run, run.run / "dataset.toml")
     assert found.split == "val"
@@ -114,7 +114,7 @@ def test_the_scores_of_a_fold_are_those_of_eval(folds: SeveralResult) -> None:
 
 
 def test_folds_are_warned_of_on_their_own_data(
-    folds: SeveralResult, seeds: SeveralResult, data: Path
+    folds: MultiRunResult, seeds: MultiRunResult, data: Path
 ) -> None:
     def warnings(model: Path, on: Path) -> list[str]:
         said: list[str] = []
@@ -133,7 +133,7 @@ def test_folds_are_warned_of_on_their_own_data(
     assert warnings(seeds.run, data) == []
 
 
-def test_the_folder_is_a_model_the_average(seeds: SeveralResult, data: Path) -> None:
+def test_the_folder_is_a_model_the_average(seeds: MultiRunResult, data: Path) -> None:
     image = read_image(next((data / "images" / "val").iterdir()))
     whole, *each = (load(path).predict([image], probabilities=True)[0].probabilities
                     for path in (seeds.run, *(run.run for run in seeds.runs)))  # fmt: skip
@@ -142,19 +142,19 @@ def test_the_folder_is_a_model_the_average(seeds: SeveralResult, data: Path) -> 
     assert [path.parent.name for path in find_models([str(seeds.run)])] == ["seed3", "seed4"]
 
 
-def test_one_model_is_not_several(seeds: SeveralResult) -> None:
+def test_one_model_is_not_several(seeds: MultiRunResult) -> None:
     with pytest.raises(OptionError, match="holds 2 models") as caught:
         find_model(str(seeds.run))
     assert "seed3" in caught.value.hint
 
 
-def test_the_newest_run_may_be_of_several(seeds: SeveralResult) -> None:
+def test_the_newest_run_may_be_of_several(seeds: MultiRunResult) -> None:
     found = find_models(None, runs=seeds.run.parent)
     assert found == [run.best for run in seeds.runs]
 
 
 def test_an_interrupted_folder_is_resumed_bit_for_bit(
-    seeds: SeveralResult, data: Path, tmp_path: Path
+    seeds: MultiRunResult, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "cut"
 
@@ -169,7 +169,7 @@ def test_an_interrupted_folder_is_resumed_bit_for_bit(
         train(data, out=out, seeds=2, **QUICK)
     begun: list[str] = []
     again = train(out, lambda event: begun.append(getattr(event, "text", "")), resume=True)
-    assert isinstance(again, SeveralResult)
+    assert isinstance(again, MultiRunResult)
     for name in ("seed3", "seed4"):
         assert weights_of(out / name) == weights_of(seeds.run / name)
     assert {**again.report, "runs": 0} == {**seeds.report, "runs": 0}
@@ -178,17 +178,17 @@ def test_an_interrupted_folder_is_resumed_bit_for_bit(
     assert (out / "seed3" / "state.pt").stat().st_mtime_ns == before, "it was finished"
 
 
-def test_more_epochs_continue_all_runs(seeds: SeveralResult, tmp_path: Path) -> None:
+def test_more_epochs_continue_all_runs(seeds: MultiRunResult, tmp_path: Path) -> None:
     shutil.copytree(seeds.run, tmp_path / "run")
     longer = train(tmp_path / "run", resume=True, epochs=2)
-    assert isinstance(longer, SeveralResult)
+    assert isinstance(longer, MultiRunResult)
     assert [run.epochs for run in longer.runs] == [2, 2]
     with pytest.raises(OptionError, match="--epochs 2"):
         train(tmp_path / "run", resume=True, epochs=1)
 
 
 def test_minutes_are_divided(tmp_path: Path) -> None:
-    several = Several(tmp_path, TrainConfig(minutes=30.0, seeds=3))
+    several = MultiRun(tmp_path, TrainConfig(minutes=30.0, seeds=3))
     assert [several.options(name).minutes for name in several.names] == [10.0, 10.0, 10.0]
 
 
@@ -222,7 +222,7 @@ def test_a_folder_that_was_there_stays(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_terminal_has_the_table(
-    seeds: SeveralResult, capsys: pytest.CaptureFixture[str]
+    seeds: MultiRunResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_train(seeds)
     said = capsys.readouterr().out
@@ -239,23 +239,23 @@ def test_the_terminal_names_the_report(tmp_path: Path, capsys: pytest.CaptureFix
     assert "report.html" in capsys.readouterr().out
 
 
-def test_the_page_has_the_table(seeds: SeveralResult) -> None:
-    page = several_page("runs/<b>", seeds.report)
+def test_the_page_has_the_table(seeds: MultiRunResult) -> None:
+    page = multi_run_page("runs/<b>", seeds.report)
     assert "IoU star" in page
     assert "seed4" in page
     assert "<b>" not in page
 
 
 def test_a_page_that_cannot_be_written_loses_no_training(
-    seeds: SeveralResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seeds: MultiRunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fcnseg.commands.several.has_charts", lambda: True)
+    monkeypatch.setattr("fcnseg.commands.multi_run.has_charts", lambda: True)
     shutil.copytree(seeds.run, tmp_path / "run")
     (tmp_path / "run" / "report.html").mkdir()
     assert train(tmp_path / "run", resume=True, report=True).miou == seeds.miou
 
 
-def test_checkpoints_of_folds_say_so(folds: SeveralResult, seeds: SeveralResult) -> None:
+def test_checkpoints_of_folds_say_so(folds: MultiRunResult, seeds: MultiRunResult) -> None:
     assert Checkpoint.load(folds.best).extra["folds"] == 3
     assert "folds" not in Checkpoint.load(seeds.best).extra
     assert dataclasses.asdict(folds.runs[0])["epochs"] == 1
@@ -263,11 +263,11 @@ def test_checkpoints_of_folds_say_so(folds: SeveralResult, seeds: SeveralResult)
 
 def test_a_config_of_another_program_is_none_of_ours(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[server]\nport = 1\n")
-    assert several_in(tmp_path) is None
+    assert multi_run_in(tmp_path) is None
 
 
 def test_what_is_inside_one_network_is_not_drawn_of_several(
-    seeds: SeveralResult, data: Path, tmp_path: Path
+    seeds: MultiRunResult, data: Path, tmp_path: Path
 ) -> None:
     image = next((data / "images" / "val").iterdir())
     with pytest.raises(OptionError, match="these are several"):

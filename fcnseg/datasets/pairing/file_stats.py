@@ -21,7 +21,7 @@ from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels
 
 _T = TypeVar("_T")
 
-LOOKED_AT = 12
+SAMPLED_FILES = 12
 """Number of files per side that are sampled."""
 
 ROWS = 64
@@ -59,7 +59,7 @@ WITHIN = 0.7
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class FileStats:
     """Statistics of a file.
 
     flat: proportion of equal adjacent pixels in rows. few: number of values that cover 90% of the
@@ -76,7 +76,7 @@ class Look:
     color: bool
     size: tuple[int, int] = (0, 0)
     run: float = 0.0
-    through: Look | None = None
+    through: FileStats | None = None
 
     @property
     def like_labels(self) -> bool:
@@ -128,30 +128,30 @@ class Candidate:
         return len(self.image_words) + len(self.label_words)
 
 
-class Looks:
+class FileStatsCache:
     """Cached statistics of a folder's files."""
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
-        self._seen: dict[str, Look | None] = {}
+        self._seen: dict[str, FileStats | None] = {}
 
-    def of(self, names: Iterable[str]) -> list[Look]:
+    def of(self, names: Iterable[str]) -> list[FileStats]:
         """The statistics of the readable files."""
         return [one for name in names if (one := self._look(name)) is not None]
 
-    def by_image(self, candidate: Candidate, images: Sequence[str]) -> dict[str, Look]:
+    def by_image(self, candidate: Candidate, images: Sequence[str]) -> dict[str, FileStats]:
         """The statistics of a candidate's labels, by image."""
         labels = dict(candidate.pairs)
         shown = {image: self._look(labels[image]) for image in images if image in labels}
         return {image: one for image, one in shown.items() if one is not None}
 
-    def _look(self, name: str) -> Look | None:
+    def _look(self, name: str) -> FileStats | None:
         if name not in self._seen:
-            self._seen[name] = look(self.listing.path(name))
+            self._seen[name] = file_stats(self.listing.path(name))
         return self._seen[name]
 
 
-def look(path: Path) -> Look | None:
+def file_stats(path: Path) -> FileStats | None:
     """The statistics of a file; None if it can't be read."""
     try:
         raw = read_raw_labels(path)
@@ -160,14 +160,14 @@ def look(path: Path) -> Look | None:
             raw = RawLabels(read_image(path), None, "RGB")
         except MediaError:
             return None
-    seen = look_at(raw, lossy=path.suffix.lower() in (".jpg", ".jpeg", ".webp"))
+    seen = stats_of(raw, lossy=path.suffix.lower() in (".jpg", ".jpeg", ".webp"))
     alpha = read_alpha(path) if raw.mode[-1] in "Aa" else None
     if alpha is None or alpha.min() == alpha.max():
         return seen
-    return replace(seen, through=look_at(RawLabels(alpha, None, "L")))
+    return replace(seen, through=stats_of(RawLabels(alpha, None, "L")))
 
 
-def look_at(raw: RawLabels, *, lossy: bool = False) -> Look:
+def stats_of(raw: RawLabels, *, lossy: bool = False) -> FileStats:
     """The statistics of a file's content."""
     values = raw.values
     rows = np.unique(np.linspace(0, len(values) - 1, ROWS).astype(int))
@@ -183,15 +183,15 @@ def look_at(raw: RawLabels, *, lossy: bool = False) -> Look:
     color = values.ndim == 3 and not _is_grey(values)
     size = (min(values.shape[:2]), max(values.shape[:2]))
     run = _run(numbers[rows], stored[order[0]])
-    return Look(float(equal.mean()), few, levels, small, color, size, run)
+    return FileStats(float(equal.mean()), few, levels, small, color, size, run)
 
 
-def looks_at(listing: Listing, names: Sequence[str]) -> list[Look]:
+def sample_stats(listing: Listing, names: Sequence[str]) -> list[FileStats]:
     """The statistics of a sample of files."""
-    return Looks(listing).of(sample(names))
+    return FileStatsCache(listing).of(sample(names))
 
 
-def tell_labels(first: Sequence[Look], second: Sequence[Look]) -> int:
+def tell_labels(first: Sequence[FileStats], second: Sequence[FileStats]) -> int:
     """Which of two sides has labels of the other: 0 or 1; -1 if neither or both."""
     sides = first, second
     for side in (0, 1):
@@ -207,7 +207,7 @@ def tell_labels(first: Sequence[Look], second: Sequence[Look]) -> int:
     return -1
 
 
-def _are_labels_of(labels: Sequence[Look], images: Sequence[Look]) -> bool:
+def _are_labels_of(labels: Sequence[FileStats], images: Sequence[FileStats]) -> bool:
     fit = [one.like_labels for one in labels]
     rough_labels = float(np.median([1 - one.flat for one in labels]))
     rough_images = float(np.median([1 - one.flat for one in images]))
@@ -216,20 +216,20 @@ def _are_labels_of(labels: Sequence[Look], images: Sequence[Look]) -> bool:
     return sum(fit) >= 0.8 * len(fit) and fewer and rough_images >= SMOOTHER * rough_labels
 
 
-def is_constant(looks: Sequence[Look]) -> bool:
+def is_constant(stats: Sequence[FileStats]) -> bool:
     """Whether the regions are the same in every file: a camera's field of view, a frame."""
-    masks = all(one.is_mask for one in looks)
-    regions = [one.shown if masks else one.region for one in looks]
+    masks = all(one.is_mask for one in stats)
+    regions = [one.shown if masks else one.region for one in stats]
     return len(regions) > 1 and all(overlap(regions[0], other) >= SAME for other in regions[1:])
 
 
-def are_points(looks: Sequence[Look]) -> bool:
+def are_points(stats: Sequence[FileStats]) -> bool:
     """Whether files mark points by single pixels (the centers of objects), not areas."""
-    runs = [one.run for one in looks if one.run]
+    runs = [one.run for one in stats if one.run]
     return bool(runs) and max(runs) <= POINT
 
 
-def refines(fine: Mapping[str, Look], coarse: Mapping[str, Look]) -> bool:
+def refines(fine: Mapping[str, FileStats], coarse: Mapping[str, FileStats]) -> bool:
     """Whether labels divide the classes of others (crop and weed instead of plant); by image.
 
     Each fine value is then within one coarse value, the same in every image. This also holds for
@@ -266,14 +266,14 @@ def are_numbered(stored: Sequence[set[int]]) -> bool:
     )
 
 
-def same_regions(first: Mapping[str, Look], second: Mapping[str, Look]) -> bool:
+def same_regions(first: Mapping[str, FileStats], second: Mapping[str, FileStats]) -> bool:
     """Whether two sets of labels have the same borders with other values; by image."""
     both = first.keys() & second.keys()
     edges = [(_edges(first[name].small), _edges(second[name].small)) for name in both]
     return bool(both) and all(float((a == b).mean()) >= 0.99 for a, b in edges)
 
 
-def apart_in_space(sets: Sequence[Mapping[str, Look]]) -> bool:
+def apart_in_space(sets: Sequence[Mapping[str, FileStats]]) -> bool:
     """Whether sets of binary masks of the same images are one class each: they hardly overlap, or
     one is within the other (the cup in the disc)."""
     if any(one.levels > 2 for some in sets for one in some.values()):
@@ -299,8 +299,8 @@ def _nested(regions: Sequence[NDArray[np.bool_]]) -> bool:
 
 
 def sample(things: Sequence[_T]) -> list[_T]:
-    """At most LOOKED_AT evenly spaced elements."""
-    places = np.unique(np.linspace(0, len(things) - 1, min(len(things), LOOKED_AT)).astype(int))
+    """At most SAMPLED_FILES evenly spaced elements."""
+    places = np.unique(np.linspace(0, len(things) - 1, min(len(things), SAMPLED_FILES)).astype(int))
     return [things[place] for place in places]
 
 

@@ -16,9 +16,9 @@ from fcnseg.io.images import write_bytes
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Message
-from fcnseg.report import several_page
+from fcnseg.report import multi_run_page
 from fcnseg.report.tables import has_charts, line_chart
-from fcnseg.training.run_folder import Row, RunFolder, Several, scores_of
+from fcnseg.training.run_folder import MultiRun, Row, RunFolder, scores_of
 from fcnseg.training.run_folder.resume import CHANGEABLE, RISING, continued, new_run
 from fcnseg.training.run_folder.state import TrainState, load_state
 
@@ -86,7 +86,7 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
-class SeveralResult(TrainResult):
+class MultiRunResult(TrainResult):
     """Several finished trainings.
 
     run: the folder that contains their run folders. runs: their results. miou: the mean. best,
@@ -110,9 +110,9 @@ TrainOne = Callable[..., TrainResult]
 """The function `train`: starts a run from a config, or resumes the run in a folder."""
 
 
-def train_several(
-    several: Several, again: Mapping[str, Any], train_one: TrainOne, callback: Callback
-) -> SeveralResult:
+def train_multi_run(
+    several: MultiRun, again: Mapping[str, Any], train_one: TrainOne, callback: Callback
+) -> MultiRunResult:
     """Train all runs of a folder that are not finished yet.
 
     again: options changed since the runs started, where --resume allows it. Interrupted names
@@ -148,7 +148,7 @@ def train_several(
         if several.config.report and has_charts():
             _write_page(several, summary, callback)
     best = max(results, key=lambda each: each.miou)
-    return SeveralResult(
+    return MultiRunResult(
         several.folder,
         best.best,
         best.last,
@@ -160,16 +160,16 @@ def train_several(
     )
 
 
-def _write_page(several: Several, summary: Mapping[str, Any], callback: Callback) -> None:
+def _write_page(several: MultiRun, summary: Mapping[str, Any], callback: Callback) -> None:
     """Write report.html; only warn if that fails."""
     try:
-        page = several_page(str(several.folder), summary)
+        page = multi_run_page(str(several.folder), summary)
         write_bytes(RunFolder(several.folder).report, to_bytes(page))
     except MediaError as error:
         callback(Message(f"No report was written: {error.message}", "warning"))
 
 
-def open_several(config: TrainConfig) -> Several:
+def open_multi_run(config: TrainConfig) -> MultiRun:
     """Create the folder for several runs; OptionError if it overlaps the data."""
     data = config.data
     if config.out is not None:
@@ -184,20 +184,22 @@ def open_several(config: TrainConfig) -> Several:
     run = new_run(config.out)
     config = replace(config, out=run.folder, **resolved)
     run.write_config(config)
-    return Several(run.folder, config, made=run)
+    return MultiRun(run.folder, config, made=run)
 
 
-def resumed_several(several: Several, asked: Mapping[str, Any]) -> tuple[Several, dict[str, Any]]:
+def resumed_multi_run(
+    several: MultiRun, asked: Mapping[str, Any]
+) -> tuple[MultiRun, dict[str, Any]]:
     """The runs with changed options, and these; OptionError for options that can't change."""
     run = RunFolder(several.folder)
     config = continued(several.config, asked, run)
     run.write_config(config)
     again = {name: value for name, value in asked.items() if name in {*CHANGEABLE, *RISING}}
-    return Several(several.folder, config), again
+    return MultiRun(several.folder, config), again
 
 
 @contextlib.contextmanager
-def _resumable(several: Several) -> Iterator[None]:
+def _resumable(several: MultiRun) -> Iterator[None]:
     """Make Interrupted name the command that resumes all; remove the folder if no run has begun."""
     try:
         yield
