@@ -249,7 +249,8 @@ def load(
             pin_memory=pin,
             worker_init_fn=_start_quietly,
         )
-    for made in loader:
+        loaded = iter(loader)  # starts the workers
+    for made in loaded:
         if isinstance(made, FcnsegError):
             raise made
         yield made

@@ -44,6 +44,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(folder: Path) -> None:
     assert not np.array_equal(varied(folder)[0, 2].image, one[0, 3].image)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 def test_workers_make_the_same_samples(folder: Path) -> None:
     dataset = varied(folder)
     keys = [[(0, 1), (0, 4)], [(1, 0), (1, 5)], [(2, 2), (2, 3)]]
