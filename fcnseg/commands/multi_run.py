@@ -110,7 +110,7 @@ TrainOne = Callable[..., TrainResult]
 """The function `train`: starts a run from a config, or resumes the run in a folder."""
 
 
-def train_multi_run(
+def train_runs(
     several: MultiRun, again: Mapping[str, Any], train_one: TrainOne, callback: Callback
 ) -> MultiRunResult:
     """Train all runs of a folder that are not finished yet.
@@ -169,7 +169,7 @@ def _write_page(several: MultiRun, summary: Mapping[str, Any], callback: Callbac
         callback(Message(f"No report was written: {error.message}", "warning"))
 
 
-def open_multi_run(config: TrainConfig) -> MultiRun:
+def open_runs(config: TrainConfig) -> MultiRun:
     """Create the folder for several runs; OptionError if it overlaps the data."""
     data = config.data
     if config.out is not None:
@@ -187,9 +187,7 @@ def open_multi_run(config: TrainConfig) -> MultiRun:
     return MultiRun(run.folder, config, made=run)
 
 
-def resumed_multi_run(
-    several: MultiRun, asked: Mapping[str, Any]
-) -> tuple[MultiRun, dict[str, Any]]:
+def resumed_runs(several: MultiRun, asked: Mapping[str, Any]) -> tuple[MultiRun, dict[str, Any]]:
     """The runs with changed options, and these; OptionError for options that can't change."""
     run = RunFolder(several.folder)
     config = continued(several.config, asked, run)

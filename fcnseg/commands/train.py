@@ -11,12 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.commands.eval import evaluate_split, write_report
-from fcnseg.commands.multi_run import (
-    TrainResult,
-    open_multi_run,
-    resumed_multi_run,
-    train_multi_run,
-)
+from fcnseg.commands.multi_run import TrainResult, open_runs, resumed_runs, train_runs
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.datasets import SPLITS
 from fcnseg.datasets.check import CheckResult, examine
@@ -36,13 +31,7 @@ from fcnseg.report.tables import has_charts
 from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import parse_loss
 from fcnseg.training.preflight import preflight, refuse_contradictions, refuse_unused
-from fcnseg.training.run_folder import (
-    MultiRun,
-    RunFolder,
-    is_multi_run,
-    multi_run_in,
-    refuse_run,
-)
+from fcnseg.training.run_folder import MultiRun, RunFolder, is_multi_run, multi_run_in, refuse_run
 from fcnseg.training.run_folder.resume import (
     continued,
     find_run,
@@ -146,10 +135,10 @@ def _train_all(
             hint="train each by itself: --seed N --out RUN/seedN, or --folds 5 --fold N",
         )
     if found is not None:
-        found, again = resumed_multi_run(found, asked)
-        return train_multi_run(found, again, train, callback)
+        found, again = resumed_runs(found, asked)
+        return train_runs(found, again, train, callback)
     _refuse_no_data(config)
-    return train_multi_run(open_multi_run(config), {}, train, callback)
+    return train_runs(open_runs(config), {}, train, callback)
 
 
 def _write_report(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:

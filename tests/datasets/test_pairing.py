@@ -16,15 +16,14 @@ from fcnseg.datasets import Description, split_sizes
 from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_stored
-from fcnseg.datasets.pairing import Listing, list_folder, marks
-from fcnseg.datasets.pairing import looks as choosing
+from fcnseg.datasets.pairing import Listing, file_stats, list_folder, marks
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides
 from fcnseg.datasets.pairing.candidates import other_size
 from fcnseg.datasets.pairing.file_stats import (
     Candidate,
     FileStats,
-    FileStatsCache,
-    file_stats,
+    StatsCache,
+    measure_file,
     tell_labels,
 )
 from fcnseg.errors import DatasetError
@@ -425,7 +424,7 @@ def fake_look(marks: tuple[str, ...]) -> Callable[[Path], FileStats]:
 def found_pairs(files: list[str], marks: tuple[str, ...]) -> set[tuple[str, str]] | None:
     root = Path("/nowhere")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "look", fake_look(marks))
+        patch.setattr(file_stats, "measure_file", fake_look(marks))
         found = find_by_content(Listing(root, tuple(files)))
     if found is None:
         return None
@@ -484,7 +483,7 @@ def test_labels_are_told_from_photographs_by_their_runs(tmp_path: Path) -> None:
             }.get(kind, labels * 255)
             path = tmp_path / f"{kind}{number}.{'jpg' if kind == 'jpeg' else 'png'}"
             put(path, values)
-            looks.append(file_stats(path))
+            looks.append(measure_file(path))
         sides.append([one for one in looks if one is not None])
     photo_, grey, blurred, labels_, jpeg = sides
     assert tell_labels(photo_, labels_) == 1
@@ -712,5 +711,5 @@ def test_a_file_that_cannot_be_read_does_not_shift_the_sizes(tmp_path: Path) -> 
         put(tmp_path / f"b/{number}.png", np.zeros(size, np.uint8))
     (tmp_path / "a/0.png").write_bytes(b"not a PNG")
     pairs = tuple((f"a/{number}.png", f"b/{number}.png") for number in range(6))
-    assert not other_size(Candidate(pairs), FileStatsCache(list_folder(tmp_path)))
-    assert other_size(Candidate((("a/3.png", "b/2.png"),)), FileStatsCache(list_folder(tmp_path)))
+    assert not other_size(Candidate(pairs), StatsCache(list_folder(tmp_path)))
+    assert other_size(Candidate((("a/3.png", "b/2.png"),)), StatsCache(list_folder(tmp_path)))

@@ -18,16 +18,16 @@ import numpy as np
 
 from fcnseg.datasets import Found, Pair, files_of, name_uniquely
 from fcnseg.datasets.formats.documents import layer_areas
-from fcnseg.datasets.pairing import (
-    Listing,
-    place_of,
-    split_roles,
-    stem_of,
-    without_suffix,
-)
+from fcnseg.datasets.pairing import Listing, place_of, split_roles, stem_of, without_suffix
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, class_number, term_of
 from fcnseg.datasets.pairing.candidates import means, recurring_terms, two_label_sets
-from fcnseg.datasets.pairing.file_stats import Candidate, file_stats, overlap, sample, sample_stats
+from fcnseg.datasets.pairing.file_stats import (
+    Candidate,
+    measure_file,
+    overlap,
+    sample,
+    sample_stats,
+)
 from fcnseg.datasets.pairing.path_words import CHUNK
 from fcnseg.errors import MediaError, as_text
 
@@ -216,9 +216,8 @@ def _numbered_classes(listing: Listing, by_image: dict[str, list[Layer]]) -> dic
     if not alike or len(every) < 2 or any(len(some) != len(every) for some in by_image.values()):
         return by_image
     for image in sample(sorted(by_image)):
-        shown = [
-            one.shown for _, name in by_image[image] if (one := file_stats(listing.path(name)))
-        ]
+        measured = [measure_file(listing.path(name)) for _, name in by_image[image]]
+        shown = [one.shown for one in measured if one]
         if len(shown) < len(every) or (np.sum(shown, axis=0) == 1).mean() < COVERED:
             return by_image
     return {

@@ -11,20 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from fcnseg.datasets import Found, name_uniquely
-from fcnseg.datasets.pairing import (
-    IMAGE_WORDS,
-    OBJECT_WORDS,
-    OTHER_WORDS,
-    Listing,
-    place_of,
-)
+from fcnseg.datasets.pairing import IMAGE_WORDS, OBJECT_WORDS, OTHER_WORDS, Listing, place_of
 from fcnseg.datasets.pairing.by_words import pair_by_names
 from fcnseg.datasets.pairing.candidates import (
     CHOOSE,
     are_cut_outs,
     choose,
-    contains_word,
-    has_many_unpaired,
+    has_unpaired,
+    has_word,
     means,
     mostly_same,
     other_size,
@@ -36,7 +30,7 @@ from fcnseg.datasets.pairing.candidates import (
 )
 from fcnseg.datasets.pairing.file_stats import (
     Candidate,
-    FileStatsCache,
+    StatsCache,
     sample,
     sample_stats,
     tell_labels,
@@ -52,7 +46,7 @@ def find_by_content(listing: Listing) -> Found | None:
 
     DatasetError if the result is ambiguous.
     """
-    stats = FileStatsCache(listing)
+    stats = StatsCache(listing)
     candidates = _without(listing, OTHER_WORDS, stats)  # without segment numbers and depth
     objects = not candidates
     candidates = candidates or _without(listing, OTHER_WORDS - OBJECT_WORDS, stats)
@@ -69,17 +63,17 @@ def find_by_content(listing: Listing) -> Found | None:
     return replace(as_found(listing, [*chosen, *apart], spare, stats), objects=objects)
 
 
-def _without(listing: Listing, others: Iterable[str], stats: FileStatsCache) -> list[Candidate]:
+def _without(listing: Listing, others: Iterable[str], stats: StatsCache) -> list[Candidate]:
     """The candidate pairings of a folder's files, without those named by `others`."""
     files = [
         name
         for name in listing.images
-        if place_of(name).role != "other" or not contains_word(name.lower().split("/")[:-1], others)
+        if place_of(name).role != "other" or not has_word(name.lower().split("/")[:-1], others)
     ]
     return [
         one
         for one in candidates_of(files, stats)
-        if not contains_word(one.label_words, others)
+        if not has_word(one.label_words, others)
         or "semantic" in one.label_words  # iSAID: Semantic_masks/P0_instance_color_RGB.png
     ]
 
@@ -89,7 +83,7 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
 
     DatasetError if nothing matches one to one.
     """
-    stats = FileStatsCache(listing)
+    stats = StatsCache(listing)
 
     def known(ways: Iterable[Candidate]) -> list[Candidate]:
         kept = [
@@ -126,7 +120,7 @@ def _by_names(listing: Listing) -> list[Candidate]:
     return [Candidate(tuple(names.matches(way)), way.first, way.second) for way in both]
 
 
-def candidates_of(files: Sequence[str], stats: FileStatsCache) -> list[Candidate]:
+def candidates_of(files: Sequence[str], stats: StatsCache) -> list[Candidate]:
     """The candidate pairings in which one side looks like labels, with most pairs first."""
     for suffixes in (False, True):
         kept = _of_files(Names(files, suffixes=suffixes), stats)
@@ -135,7 +129,7 @@ def candidates_of(files: Sequence[str], stats: FileStatsCache) -> list[Candidate
     return _of_files(Names(files, shards=True), stats) if are_sharded(files) else []
 
 
-def _of_files(names: Names, stats: FileStatsCache) -> list[Candidate]:
+def _of_files(names: Names, stats: StatsCache) -> list[Candidate]:
     """The pairings of files whose names differ in words and of which one side looks like labels."""
     found = []
     for difference in names.differences():
@@ -155,7 +149,7 @@ def _of_files(names: Names, stats: FileStatsCache) -> list[Candidate]:
 
 
 def _better_without_shards(
-    files: Sequence[str], kept: list[Candidate], stats: FileStatsCache
+    files: Sequence[str], kept: list[Candidate], stats: StatsCache
 ) -> list[Candidate]:
     """The candidates that ignore shard folders, if they pair more files, or more by one rule."""
     used = {name for one in kept for name in one.images | one.labels}
@@ -188,9 +182,7 @@ def _contradicts(one: Candidate, other: Candidate) -> bool:
     )
 
 
-def _only_image(
-    listing: Listing, candidates: Sequence[Candidate], stats: FileStatsCache
-) -> Candidate:
+def _only_image(listing: Listing, candidates: Sequence[Candidate], stats: StatsCache) -> Candidate:
     """The candidate with most pairs; with the same labels, the one that is preferred by words.
 
     DatasetError if label files belong to two images each and it is ambiguous.
@@ -205,13 +197,11 @@ def _only_image(
     rivals = unless_all(rivals, lambda one: other_size(one, stats))
     rivals = unless_all(
         rivals,
-        lambda one: (
-            contains_word(one.image_words, DERIVED | _RENDERED) and "rgb" not in one.image_words
-        ),
+        lambda one: has_word(one.image_words, DERIVED | _RENDERED) and "rgb" not in one.image_words,
     )
     least = min(one.words for one in rivals)  # prefer names that differ in fewest words
     rivals = [one for one in rivals if one.words == least]
-    rivals = unless_all(rivals, lambda one: not contains_word(one.image_words, IMAGE_WORDS))
+    rivals = unless_all(rivals, lambda one: not has_word(one.image_words, IMAGE_WORDS))
     if len(rivals) > 1:
         raise two_images(listing, [one.pairs for one in rivals])
     return rivals[0]
@@ -222,7 +212,7 @@ _RENDERED = frozenset(["normal", "normals", "albedo", "shading", "diffuse", "flo
 
 
 def as_found(
-    listing: Listing, chosen: Sequence[Candidate], spare: Iterable[str], stats: FileStatsCache
+    listing: Listing, chosen: Sequence[Candidate], spare: Iterable[str], stats: StatsCache
 ) -> Found:
     """The pairs of one candidate, or of several (parts of a folder, or one class each).
 
@@ -248,7 +238,7 @@ def as_found(
     )
 
 
-def _images_alone(names: Sequence[str], chosen: Candidate, stats: FileStatsCache) -> list[str]:
+def _images_alone(names: Sequence[str], chosen: Candidate, stats: StatsCache) -> list[str]:
     """The images among files without a partner: by their folders and the content of a few files of
     each folder. All files in the label folders are included."""
     folders: dict[str, list[str]] = {}
@@ -274,7 +264,7 @@ def settle(listing: Listing, found: Found) -> Found:
         return found
     names = (
         {listing.path(name): name for name in listing.images}
-        if has_many_unpaired(found, listing)
+        if has_unpaired(found, listing)
         else {}
     )
     if not names:
@@ -290,7 +280,7 @@ def settle(listing: Listing, found: Found) -> Found:
         return shown
     used = own.images | own.labels
     files = [n for n in listing.images if n in used or place_of(n).role != "other"]
-    stats = FileStatsCache(listing)
+    stats = StatsCache(listing)
     candidates = candidates_of(files, stats)
     if candidates and len(candidates[0].pairs) > 2 * len(own.pairs):
         return find_by_content(listing) or found
@@ -322,14 +312,14 @@ def _with_images_alone(listing: Listing, found: Found) -> Found:
         for name in listing.images
         if not place_of(name).role
         and listing.path(name) not in used
-        and not contains_word(RUN.findall(name.lower()), DERIVED)
+        and not has_word(RUN.findall(name.lower()), DERIVED)
     ]
     if not rest or found.layout != "folders":
         return found
     some = Candidate(
         tuple((pair.image.relative_to(listing.root).as_posix(), "") for pair in sample(found.pairs))
     )
-    alone = _images_alone(rest, some, FileStatsCache(listing))
+    alone = _images_alone(rest, some, StatsCache(listing))
     return replace(found, orphan_images=(*found.orphan_images, *map(listing.path, alone)))
 
 

@@ -22,7 +22,7 @@ from fcnseg.datasets.pairing.file_stats import (
     TINT,
     Candidate,
     FileStats,
-    FileStatsCache,
+    StatsCache,
     apart_in_space,
     are_points,
     is_constant,
@@ -153,22 +153,18 @@ def pair(listing: Listing, image: str, labels: Sequence[tuple[str, str]], layere
     """A pair named after its image."""
     files = tuple((term, listing.path(name)) for term, name in sorted(labels))
     return Pair(
-        listing.path(image),
-        files[0][1],
-        "",
-        without_suffix(image),
-        layers=files if layered else (),
+        listing.path(image), files[0][1], "", without_suffix(image), layers=files if layered else ()
     )
 
 
-def has_many_unpaired(found: Found, listing: Listing) -> bool:
+def has_unpaired(found: Found, listing: Listing) -> bool:
     """Whether enough image files are unpaired to be another set of labels or images."""
     used = len({pair.labels for pair in found.pairs}) + len(found.pairs)
     twice = used < 2 * len(found.pairs)
     return twice or len(listing.images) - used >= max(2, len(found.pairs) / 4)
 
 
-def choose(listing: Listing, rivals: Sequence[Candidate], stats: FileStatsCache) -> list[Candidate]:
+def choose(listing: Listing, rivals: Sequence[Candidate], stats: StatsCache) -> list[Candidate]:
     """Choose among sets of labels for the same images; returns several if each is a class.
 
     DatasetError if it is ambiguous.
@@ -181,14 +177,14 @@ def choose(listing: Listing, rivals: Sequence[Candidate], stats: FileStatsCache)
     left = unless_all(rivals, lambda one: other_size(one, stats))
     left = unless_all(left, lambda one: is_constant([*seen[one].values()]))
     left = unless_all(left, lambda one: are_points([*seen[one].values()]))
-    left = unless_all(left, lambda one: contains_word(one.label_words, SECONDARY))
+    left = unless_all(left, lambda one: has_word(one.label_words, SECONDARY))
     left = unless_all(left, lambda one: "trainids" not in one.label_words)
     fine = left
     left = unless_all(left, lambda one: any(refines(seen[other], seen[one]) for other in fine))
     left = _without_copies(left, seen)
     if len(left) > 1 and apart_in_space([seen[one] for one in left]):
         return left
-    left = unless_all(left, lambda one: not contains_word(one.label_words, LABEL_WORDS))
+    left = unless_all(left, lambda one: not has_word(one.label_words, LABEL_WORDS))
     if len(left) > 1:
         raise two_label_sets(listing, left)
     return left
@@ -201,7 +197,7 @@ def unless_all(
     return [one for one in candidates if not dropped(one)] or list(candidates)
 
 
-def contains_word(words: Sequence[str], known: Iterable[str]) -> bool:
+def has_word(words: Sequence[str], known: Iterable[str]) -> bool:
     """Whether one of the words is known, also with trailing digits."""
     known = set(known)
     return any(word in known or word.rstrip("0123456789") in known for word in words)
@@ -227,7 +223,7 @@ def _without_copies(
     return kept
 
 
-def other_size(one: Candidate, stats: FileStatsCache) -> bool:
+def other_size(one: Candidate, stats: StatsCache) -> bool:
     """Whether a candidate's images differ in size from their labels, as those of another sensor or
     copies. Pairs with an unreadable file are ignored."""
     both = [stats.of(pair) for pair in sample(one.pairs)]
@@ -292,10 +288,7 @@ def in_one_size(found: Found) -> Found:
         if len(larger) < 2 or abs(sum(larger)) < len(larger):
             continue
         own = [{*RUN.findall(str(folder).lower())} for folder in (one, other)]
-        called = [
-            contains_word([*own[0] - own[1]], DERIVED),
-            contains_word([*own[1] - own[0]], DERIVED),
-        ]
+        called = [has_word([*own[0] - own[1]], DERIVED), has_word([*own[1] - own[0]], DERIVED)]
         first = called[1] if any(called) and not all(called) else larger[0] > 0
         for key in shared:
             copies[id((others if first else pairs)[key])] = one if first else other

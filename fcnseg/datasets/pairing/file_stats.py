@@ -128,7 +128,7 @@ class Candidate:
         return len(self.image_words) + len(self.label_words)
 
 
-class FileStatsCache:
+class StatsCache:
     """Cached statistics of a folder's files."""
 
     def __init__(self, listing: Listing) -> None:
@@ -147,11 +147,11 @@ class FileStatsCache:
 
     def _look(self, name: str) -> FileStats | None:
         if name not in self._seen:
-            self._seen[name] = file_stats(self.listing.path(name))
+            self._seen[name] = measure_file(self.listing.path(name))
         return self._seen[name]
 
 
-def file_stats(path: Path) -> FileStats | None:
+def measure_file(path: Path) -> FileStats | None:
     """The statistics of a file; None if it can't be read."""
     try:
         raw = read_raw_labels(path)
@@ -188,7 +188,7 @@ def stats_of(raw: RawLabels, *, lossy: bool = False) -> FileStats:
 
 def sample_stats(listing: Listing, names: Sequence[str]) -> list[FileStats]:
     """The statistics of a sample of files."""
-    return FileStatsCache(listing).of(sample(names))
+    return StatsCache(listing).of(sample(names))
 
 
 def tell_labels(first: Sequence[FileStats], second: Sequence[FileStats]) -> int:
