@@ -8,7 +8,9 @@ from pathlib import Path
 
 import fcnseg
 
-image, model_file, folder = sys.argv[1:4]
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
+image, model_file, folder = sys.argv[1:]
 model = fcnseg.load(model_file)
 prediction = model(image)
 for name in model.classes.names:

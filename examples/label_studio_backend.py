@@ -9,6 +9,7 @@ Image and PolygonLabels named as the model's classes; classes that it does not h
 
 import json
 import os
+import sys
 from typing import Any
 
 from label_studio_ml.api import init_app
@@ -20,6 +21,8 @@ from fcnseg.io.sources.base import Frame
 
 TOLERANCE = 1.0  # pixels by which outlines may be off, for fewer corners
 
+if "FCNSEG_MODEL" not in os.environ:
+    sys.exit(__doc__)
 MODEL = fcnseg.load(os.environ["FCNSEG_MODEL"])
 
 

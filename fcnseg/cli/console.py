@@ -306,12 +306,25 @@ def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
     if config and " requires 2 arguments" in text:
         both = next(one for name, one in options_of(config).items() if f"'{spelled(name)}'" in text)
         return f"give both, with a space between them: {both.metavar}"
+    if config and text.startswith("Got unexpected extra argument"):
+        return _extra_hint(error, arguments, config) or f"see `{path} --help`"
     if text.startswith("No such command"):
         word = next(word for word in arguments if not word.startswith("-")).lower()
         known = {config.command: config.command for config in CONFIGS} | _SYNONYMS
         if word in known:
             return f"did you mean `fcnseg {known[word]}`?"
     return f"see `{path} --help`"
+
+
+def _extra_hint(error: Any, arguments: Sequence[str], config: type[Options]) -> str:
+    """What to do with the second word of `--include argmax skips`; "" if it follows no option."""
+    word = str(error.format_message()).partition("(s) (")[2].rstrip(")").split(" ")[0]
+    before = arguments[: arguments.index(word)] if word in arguments else ()
+    flag = next((one for one in reversed(before) if one.startswith("-")), "")
+    for one in (one for one in error.ctx.command.params if flag in one.opts and one.multiple):
+        if isinstance(vars(config)[one.name], tuple) or one.name == "model":
+            return f"for several, repeat the option: {flag} {word}"
+    return ""
 
 
 def print_error(

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand
 
 from fcnseg.cli.console import guard
-from fcnseg.config.options import Option, options_of, read_toml, spelled
+from fcnseg.config.options import Option, options_of, spelled
 from fcnseg.errors import OptionError, user_path
 from fcnseg.overwriting import refuse_overwriting, refuse_unwritable
 
@@ -92,7 +92,8 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
             _refuse_empty(given, known, named)
             if config.command != "serve":  # serve takes NAME=MODEL
                 _refuse_assignments(given, known)
-            values = {**(read_toml(file) if file else {}), **given}
+            _refuse_strays(given, config)
+            values = {**(config.read(file) if file else {}), **given}
             paths = ((name, values.get(name)) for name in OUTPUTS)
             outputs = [(spelled(n), user_path(v)) for n, v in paths if isinstance(v, str | Path)]
             refuse_unwritable(outputs)
@@ -149,6 +150,26 @@ def _refuse_assignments(values: Mapping[str, Any], known: Mapping[str, Option]) 
             if equals and key in known and not Path(text).exists():
                 flag = "" if known[key].argument else f"{spelled(key, known[key])} "
                 raise OptionError(f"{text!r}: expected {flag}{value}; nothing is given by =.")
+
+
+def _refuse_strays(values: Mapping[str, Any], config: type[Any]) -> None:
+    """OptionError for the second word of `--save labels overlay`, unless it is a file."""
+    known, hints = options_of(config), get_type_hints(config)
+    arguments = [word for name in values if known[name].argument for word in _words(values[name])]
+    strays = [word for word in arguments if not Path(word).exists()]
+    for name in (name for name in values if known[name].listed):
+        choices = {*_choices(hints[name]), *known[name].synonyms}
+        if mine := [word for word in strays if word in choices]:
+            words = (word.strip(", ") for word in (*_words(values[name]), *mine))
+            flag, listed = spelled(name, known[name]), ",".join(words)
+            raise OptionError(
+                f"There is no file or folder {mine[0]}; it is a value of {flag}.",
+                hint=f"several have commas between: {flag} {listed}",
+            )
+
+
+def _words(value: Any) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
 
 
 def _parameters(config: type[Any]) -> list[inspect.Parameter]:

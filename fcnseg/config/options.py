@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from fcnseg import errors
-from fcnseg.config.texts import ADVICE, RELATED, SYNONYMS
+from fcnseg.config.texts import ADVICE, RELATED, SYNONYMS, line_of, toml_value
 from fcnseg.errors import OptionError, did_you_mean, from_bytes
 
 Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
@@ -106,12 +106,16 @@ class Options:
     def make(cls, values: Mapping[str, Any]) -> Self:
         """A config from plain values; OptionError for an unknown name or an invalid value."""
         for name in values:
-            if name not in options_of(cls):
-                text = f"Unknown option {name!r} for {cls.command}."
-                in_table = isinstance(values[name], dict)
-                hint = f"omit the line [{name}]: options stand in no table" if in_table else ""
-                raise OptionError(text, hint=hint or suggest_option(name, cls))
+            cls._refuse_unknown(name, values[name])
         return cls(**values)
+
+    @classmethod
+    def _refuse_unknown(cls, name: str, value: Any) -> None:
+        if name not in options_of(cls):
+            text = f"Unknown option {name!r} for {cls.command}."
+            in_table = isinstance(value, dict)
+            hint = f"omit the line [{name}]: options stand in no table" if in_table else ""
+            raise OptionError(text, hint=hint or suggest_option(name, cls))
 
     @classmethod
     def of(cls, given: object, options: Mapping[str, Any]) -> Self:
@@ -131,7 +135,20 @@ class Options:
     @classmethod
     def load(cls, path: Path, **overrides: Any) -> Self:
         """A config from a TOML file, with some of its values overridden."""
-        return cls.make({**read_toml(path), **overrides})
+        return cls.make({**cls.read(path), **overrides})
+
+    @classmethod
+    def read(cls, path: Path) -> dict[str, Any]:
+        """A TOML file's values; OptionError, which names the file and the line of a wrong one."""
+        text, values = read_toml(path)
+        for name, value in values.items():
+            try:
+                cls._refuse_unknown(name, value)
+                cls.checked(name, value)
+            except OptionError as error:
+                place = f"{path}{line_of(name, text)}"
+                raise OptionError(f"{place}: {error.message}", hint=error.hint) from None
+        return values
 
     def mapped(self, convert: Callable[[Any], Any], *names: str) -> Self:
         """A copy with a function applied to these options, where they are not None."""
@@ -315,10 +332,11 @@ def _text(value: Any, kind: type) -> Any:
     return value if isinstance(value, kind) else kind(os.fspath(value))
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file's values; OptionError when it is missing or malformed."""
+def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    """A TOML file's text and values; OptionError when it is missing or malformed."""
     try:
-        return tomllib.loads(from_bytes(path.read_bytes()))
+        text = from_bytes(path.read_bytes())
+        return text, tomllib.loads(text)
     except OSError as error:
         raise OptionError(f"Can't read {path}: {error.strerror}.") from None
     except errors.PARSE_ERRORS as error:  # TOMLDecodeError; numbers or nesting beyond the limits
@@ -329,22 +347,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def toml_value(value: Any) -> str:
-    """A plain value in TOML syntax."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return "[" + ", ".join(toml_value(item) for item in value) + "]"
-    return _toml_string(value) if isinstance(value, str) else repr(value)
-
-
-def _toml_string(text: str) -> str:
-    r"""A TOML basic string: \ and " escaped, and unprintable characters as \U escapes."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    # TOML has no escape for lone surrogates; `to_bytes` encodes them.
-    kept = (
-        c if c.isprintable() or "\ud800" <= c <= "\udfff" else f"\\U{ord(c):08X}" for c in escaped
-    )
-    return '"' + "".join(kept) + '"'

@@ -1,6 +1,9 @@
-"""Help texts shared by several commands, and names of options in other programs."""
+"""Help texts shared by several commands, names of options in other programs, and TOML values."""
 
 from __future__ import annotations
+
+import re
+from typing import Any
 
 MODEL = "Checkpoint, exported file, run folder or pretrained model (nuclei) (default: the newest run's best)"
 MODELS = f"{MODEL}; repeatable: the probabilities of several are averaged"
@@ -62,3 +65,29 @@ ADVICE = {
     "nc": _FROM_LABELS,
 }
 """Options of other programs without a counterpart -> what to do."""
+
+
+def toml_value(value: Any) -> str:
+    """A plain value in TOML syntax."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    return _toml_string(value) if isinstance(value, str) else repr(value)
+
+
+def _toml_string(text: str) -> str:
+    r"""A TOML basic string: \ and " escaped, and unprintable characters as \U escapes."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    # TOML has no escape for lone surrogates; `to_bytes` encodes them.
+    kept = (
+        c if c.isprintable() or "\ud800" <= c <= "\udfff" else f"\\U{ord(c):08X}" for c in escaped
+    )
+    return '"' + "".join(kept) + '"'
+
+
+def line_of(name: str, text: str) -> str:
+    """ ", line N": where a TOML document has a key or table; "" where it is spelled otherwise."""
+    key = re.compile(rf"\s*\[?\s*[\"']?{re.escape(name)}\b")
+    numbers = (number for number, line in enumerate(text.splitlines(), 1) if key.match(line))
+    return next((f", line {number}" for number in numbers), "")

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.classes import IGNORE, ClassMap, unpack
-from fcnseg.config.options import toml_value
+from fcnseg.config.texts import toml_value
 from fcnseg.datasets import SPLITS, Description, Encoding, Found, Pair, Reading, SplitName
 from fcnseg.errors import (
     PARSE_ERRORS,

@@ -98,7 +98,8 @@ class ScoreGrid:
         flat, first = scores.reshape(classes, -1), rows * width + columns
         # (4, K, M)
         corners = np.stack([flat[:, first + step] for step in (0, 1, width, width + 1)])
-        return (self._upsample_all if classes <= _FEW else self._upsample_candidates)(corners)
+        with np.errstate(invalid="ignore"):  # infinite scores, of networks that diverged
+            return (self._upsample_all if classes <= _FEW else self._upsample_candidates)(corners)
 
     def _upsample_all(self, corners: Floats) -> Labels:
         """Labels uint8 (M, factor, factor) between corners (4, K, M): every class is upsampled."""

@@ -171,6 +171,10 @@ class Prediction:
         values: Floats = self.probabilities[self.classes.index_of(name)]
         return values
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The labels, uint8 (H, W), for `np.asarray(prediction)`."""
+        return np.array(self.labels, dtype, copy=copy)
+
     def overlay(
         self,
         *,

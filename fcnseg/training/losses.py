@@ -38,6 +38,9 @@ HARD = 0.7
 KEEP = 1 / 16
 """OHEM: at least this fraction of an image's labelled pixels is kept."""
 
+DIVERGED = 10.0
+"""A training has diverged if its loss is this many times that of equal probabilities."""
+
 WEIGHTED = frozenset({"ce", "ohem", "focal"})
 """Losses that use class weights."""
 
@@ -88,6 +91,17 @@ class Criterion:
         self.terms = tuple(terms)
         self.class_weights = class_weights
         self.smoothing = smoothing
+
+    def divergence(self, losses: Sequence[float]) -> str:
+        """A warning if the last of the epochs' losses is the first of a training that diverged."""
+        factors = sum(term.factor for term in self.terms)
+        guess = factors * max(1.0, math.log(len(self.class_weights)))
+        if max(losses[:-1], default=0.0) > DIVERGED * guess or losses[-1] <= DIVERGED * guess:
+            return ""
+        return (
+            f"The loss is {losses[-1]:.3g}, where equal probabilities for all classes give about "
+            f"{guess:.2g}: the training has diverged. Start a new run with --lr below"
+        )
 
     def normalizers(self, labels: Tensor) -> Tensor:
         """The divisors of a batch's sums, (2,): [weighted pixels, images].

@@ -21,6 +21,7 @@ from fcnseg.datasets.check.statistics import Suggestion, suggest_crop, suggest_e
 from fcnseg.datasets.check.summary import VALIDATING
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.loader import BatchSampler, choose_workers, collate, load
+from fcnseg.datasets.pairing.by_content import without_labels
 from fcnseg.datasets.splits import Provenance
 from fcnseg.device import precision_name, resolve_precision
 from fcnseg.distributed import Distributed
@@ -111,8 +112,7 @@ def resolve(
         config = replace(config, class_weights=suggested.class_weights if weighted else "none")
     pairs = checked.description.pairs
     seen = measured_input(config, checked.layout, pairs, callback) if ranks.main else None
-    measured = ranks.broadcast(seen)
-    model = from_pretrained(config, checked.description.classes, callback, measured)
+    model = from_pretrained(config, checked.description.classes, callback, ranks.broadcast(seen))
     crop = config.crop
     if crop is None:
         sizes = [model.preprocess.network_size(size) for size in checked.train_sizes]
@@ -284,7 +284,7 @@ def make_trainer(
     callback(Message(_summary(setup, run, images=len(data), validation_images=len(val_data))))
     feed = _feed(setup, data, sampler)
     if config.unlabeled:
-        seen = (setup.preprocess, setup.checked.description, setup.ranks.size)
+        seen = (setup.preprocess, setup.checked.description, setup.ranks.size, without_labels)
         feed = with_images(feed, open_unlabeled(config, *seen, state, callback), setup.workers)
     validating = VALIDATING * len(val_data) / setup.batch
     if config.tensorboard and main:

@@ -228,6 +228,12 @@ class TrainStep:
             return cast(contextlib.AbstractContextManager[None], self._forward.no_sync())
         return contextlib.nullcontext()
 
+    def is_finite(self) -> bool:
+        """Whether the averaged weights are; with several processes, those that all have alike."""
+        network = self.average.network
+        alike = network.state_dict().values() if self.ranks.size == 1 else network.parameters()
+        return all(bool(tensor.isfinite().all()) for tensor in alike)
+
     def tensors(self) -> dict[str, Any]:
         """State dicts by name, for `restore`."""
         return {

@@ -43,7 +43,7 @@ SAVING_FRACTION = 0.03
 
 
 class _NotFiniteError(Exception):
-    """The loss is not a number; raised and caught within this module."""
+    """What is not finite, as the start of a sentence; raised and caught within this module."""
 
 
 class Trainer:
@@ -102,11 +102,11 @@ class Trainer:
             while not self._ends_epoch():
                 self._step()
                 if self._must_stop(stop):
-                    self._read_losses()
+                    self._verify()
                     self._interrupt()
-            self._read_losses()
-        except _NotFiniteError:
-            self._roll_back()
+            self._verify()
+        except _NotFiniteError as error:
+            self._roll_back(str(error))
             return
         self._finish_epoch(stop)
 
@@ -132,7 +132,8 @@ class Trainer:
         pause = self.config.save_every  # huge networks are saved less often than requested
         pause = pause and max(pause, self._saving / SAVING_FRACTION)
         if time.monotonic() - self._saved_at >= pause:
-            self._read_losses()
+            # Clocks differ between processes: several verify together, at the end of the epoch.
+            self._verify() if self.ranks.size == 1 else self._read_losses()
             self._save()
 
     def _announce(self) -> None:
@@ -203,11 +204,17 @@ class Trainer:
         """Read the losses of the last steps from the device; raise if one is not finite."""
         for losses in torch.stack(self._losses).tolist() if self._losses else []:
             if not math.isfinite(sum(losses)):
-                raise _NotFiniteError
+                raise _NotFiniteError("The loss is not a number")
             self.state.add(*losses)
         self._losses.clear()
 
-    def _roll_back(self) -> None:
+    def _verify(self) -> None:
+        """Read the losses before weights are saved or scored; raise, too, if those overflowed."""
+        self._read_losses()
+        if not self.train_step.is_finite():
+            raise _NotFiniteError("Weights are not finite numbers")
+
+    def _roll_back(self, why: str) -> None:
         """Return to the last saved state with half the learning rate; give up after ROLLBACKS."""
         before = self.state
         lr_scale, rollbacks, step = before.lr_scale / 2, before.rollbacks + 1, before.step
@@ -215,8 +222,8 @@ class Trainer:
         self._close_feed()
         if rollbacks > ROLLBACKS:
             raise TrainingError(
-                f"The loss is not a number at step {step}, again after {ROLLBACKS} returns to a "
-                f"good state; {self.run.folder} keeps the last one.",
+                f"{why} at step {step}, again after {ROLLBACKS} returns to a good state; "
+                f"{self.run.folder} keeps the last one.",
                 hint="start a new run with a lower --lr, a --clip, or --precision f32",
             )
         self.ranks.barrier()
@@ -224,13 +231,8 @@ class Trainer:
         self.state.lr_scale, self.state.rollbacks = lr_scale, rollbacks
         self.train_step.restore(tensors)
         self._save()
-        self.callback(
-            Message(
-                f"The loss is not a number at step {step}: back to step {self.state.step}, "
-                f"with {lr_scale:g} times the learning rate.",
-                "warning",
-            )
-        )
+        text = f"{why} at step {step}: back to step {self.state.step}, with {lr_scale:g} times "
+        self.callback(Message(f"{text}the learning rate.", "warning"))
 
     def _finish_epoch(self, stop: StopSignal) -> None:
         """Validate the averaged weights; write the checkpoints, the row and the state, in order.
@@ -255,6 +257,8 @@ class Trainer:
         if self.ranks.main:
             self.run.write_results(state.rows)
         self.callback(EpochEnd(self._epoch_number, self.config.epochs, row, report.class_iou, best))
+        if text := self.train_step.criterion.divergence([one["loss"] or 0.0 for one in state.rows]):
+            self.callback(Message(f"{text} {self.config.lr:g}.", "warning"))
         if self._is_patience_over():
             waited = counted(self.config.patience, "epoch")
             self.callback(Message(f"No better mIoU for {waited}: training ends early."))

@@ -36,7 +36,7 @@ from fcnseg.datasets.many_files import ScanCache, WorkerPool
 from fcnseg.datasets.scan import scan_images
 from fcnseg.errors import OptionError, counted
 from fcnseg.io.images import read_image
-from fcnseg.io.sources.listing import collect
+from fcnseg.io.sources.listing import Choose, collect
 from fcnseg.io.warp import blurred, mix_channels
 from fcnseg.models.spec import Preprocess
 from fcnseg.progress import Callback, Message
@@ -64,16 +64,18 @@ HARMFUL = (
 )
 
 
-def find_unlabeled(folder: Path, description: Description, callback: Callback) -> tuple[Path, ...]:
+def find_unlabeled(
+    folder: Path, description: Description, choose: Choose, callback: Callback
+) -> tuple[Path, ...]:
     """Find the readable images of a folder, without duplicates and images of the dataset.
 
-    Images are compared by content. OptionError if there are none. The callback receives what is
-    skipped.
+    Images are compared by content. OptionError if there are none. choose: which files are images,
+    not labels. The callback receives what is skipped.
     """
     if not folder.is_dir():
         what = "is a file; a folder is needed" if folder.exists() else "is not there"
         raise OptionError(f"--unlabeled {folder} {what}.", hint="give a folder of images")
-    paths = sorted(path for _, path in collect([str(folder)], callback=callback).images)
+    paths = sorted(path for _, path in collect([str(folder)], choose, callback=callback).images)
     labelled = description.pairs
     pairs = [*labelled, *(Pair(path, path, "", str(path)) for path in paths)]
     with ScanCache(folder) as cache, WorkerPool(usable_cores()) as pool:
@@ -156,12 +158,14 @@ def open_unlabeled(
     preprocess: Preprocess,
     description: Description,
     processes: int,
+    choose: Choose,
     state: TrainState,
     callback: Callback,
 ) -> UnlabeledImages:
     """Open the images of --unlabeled and record their number in the state.
 
-    OptionError if they are not supported, or if their number differs when a run is resumed.
+    choose: leaves out label files. OptionError if they are not supported, or if their number
+    differs when a run is resumed.
     """
     if preprocess.bands is not None or processes > 1:
         raise OptionError(
@@ -171,7 +175,7 @@ def open_unlabeled(
         )
     assert config.unlabeled is not None
     assert config.crop is not None
-    paths = find_unlabeled(config.unlabeled, description, callback)
+    paths = find_unlabeled(config.unlabeled, description, choose, callback)
     if state.unlabeled_images not in (0, len(paths)):
         raise OptionError(
             f"The run began with {state.unlabeled_images} unlabeled images; now "

@@ -14,6 +14,8 @@ from fcnseg.commands.check import check
 from fcnseg.config import CheckConfig
 from fcnseg.datasets import split_sizes
 from fcnseg.datasets.describe import describe
+from fcnseg.errors import typed
+from fcnseg.progress import Event, Message
 from tests.datasets import test_describe, test_pairing, written
 from tests.datasets.test_describe import LAYOUTS, assert_same, samples
 from tests.datasets.written import draw_set
@@ -33,6 +35,14 @@ def copied(data: Path, tmp_path: Path) -> Path:
     for split in split_sizes(before):
         assert_same(samples(after, split), samples(before, split))
     return out
+
+
+def test_the_command_to_train_on_the_copy_is_named(drawn_folder: Path, tmp_path: Path) -> None:
+    said: list[Event] = []
+    out, contact = tmp_path / "a clean copy", tmp_path / "contact.png"
+    check(CheckConfig(data=drawn_folder, fix=out, contact=contact), said.append)
+    texts = [event.text for event in said if isinstance(event, Message)]
+    assert any(text.endswith(f"Next: fcnseg train {typed(out)}") for text in texts)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

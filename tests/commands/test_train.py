@@ -504,6 +504,34 @@ def test_after_a_loss_that_is_no_number_it_goes_back(
     assert rates[1] < 0.51 * rates[0]
 
 
+def test_a_training_that_diverges_is_told_once(folder: Path, tmp_path: Path, caplog) -> None:
+    start(folder, tmp_path / "high", lr=1000.0, epochs=3, clip=0)
+    assert sum("has diverged" in text for text in caplog.messages) == 1
+    assert any("--lr below 1000." in text for text in caplog.messages)
+    caplog.clear()
+    start(folder, tmp_path / "low", epochs=2)
+    assert not any("diverged" in text for text in caplog.messages)
+
+
+def test_weights_that_overflowed_are_not_saved(folder: Path, tmp_path: Path, monkeypatch, caplog):
+    """Statistics of a batch norm can be infinite while the loss, of the batch's own, is not."""
+    honest, left = TrainStep._loss, [1]
+
+    def loss(self, images, labels, normalizers, done: float):
+        if round(done * 6) == 4 and left[0]:
+            left[0] -= 1
+            norms = [m for m in self.average.network.modules() if hasattr(m, "running_var")]
+            norms[0].running_var.fill_(float("inf"))
+        return honest(self, images, labels, normalizers, done)
+
+    monkeypatch.setattr(TrainStep, "_loss", loss)
+    result = start(folder, tmp_path / "run", ema=0.99)
+    told = [text for text in caplog.messages if "finite" in text]
+    assert len(told) == 1
+    assert told[0].startswith("Weights are not finite numbers at step 6: back to step 3, with 0.5")
+    assert all(t.isfinite().all() for t in Checkpoint.load(result.last).weights.values())
+
+
 def test_it_gives_up_when_the_loss_stays_no_number(
     folder: Path, tmp_path: Path, monkeypatch
 ) -> None:

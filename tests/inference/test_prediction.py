@@ -37,6 +37,14 @@ def test_a_model_is_called_with_anything_that_is_an_image(model: Segmenter, tmp_
     assert (model(path).name, model(path).frame.path) == ("a", path)
 
 
+def test_a_prediction_as_an_array_is_its_labels(model: Segmenter) -> None:
+    prediction = model(RGB)
+    assert np.asarray(prediction).dtype == np.uint8
+    assert np.shares_memory(np.asarray(prediction), prediction.labels)
+    assert not np.shares_memory(np.array(prediction), prediction.labels)
+    assert np.asarray(prediction, np.int64).dtype == np.int64
+
+
 def test_a_list_gives_a_list(model: Segmenter, monkeypatch):
     monkeypatch.setattr("fcnseg.inference.segmenter._BATCH", 2)
     other = RGB[:20]

@@ -337,6 +337,12 @@ def test_an_open_address_wants_a_token(random_model: Path, options: list[str]) -
     assert ("port" if "--port" in options else "--token") in said
 
 
+def test_an_address_of_another_machine_is_told(random_model: Path) -> None:
+    said = refused(str(random_model), "--host", "203.0.113.1", "--port", "0", "--token", "t" * 32)
+    assert "Can't listen on 203.0.113.1:0" in said
+    assert "is --host this machine's?" in said
+
+
 def test_a_used_port_is_told(random_model: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -56,6 +56,13 @@ def run(data: Path, others: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return train(data, out=out, unlabeled=others, **QUICK).run
 
 
+def test_label_files_are_not_learned_from(data: Path, tmp_path: Path, caplog) -> None:
+    write_dataset(tmp_path / "more", train=3, val=1, seed=7)
+    caplog.set_level("INFO", "fcnseg")
+    train(data, out=tmp_path / "run", unlabeled=tmp_path / "more", **QUICK | {"epochs": 1})
+    assert any(text.startswith("4 unlabeled images in ") for text in caplog.messages)
+
+
 def last(run: Path) -> bytes:
     return (run / "last.safetensors").read_bytes()
 
