@@ -198,12 +198,11 @@ def options_of(config: type[Any]) -> dict[str, Option]:
 
 
 def suggest_option(name: str, config: type[Any]) -> str:
-    """A hint for an option that `config` lacks: a similar one, or the commands that have it.
-
-    Options are named as they are typed on the command line.
-    """
-    plain = name.lstrip("-").replace("-", "_")
-    own = options_of(config)
+    """A hint for an option that `config` lacks, as typed: a similar one, or where it exists."""
+    own, configs = options_of(config), Options.__subclasses__()
+    every = [pair for other in configs for pair in options_of(other).items()]
+    plain = next((long for long, option in every if name in option.flags), name)
+    plain = plain.lstrip("-").replace("-", "_")
     flags = {flag.lstrip("-").replace("-", "_"): flag for flag in flags_of(config)}
     if plain in ADVICE:
         return ADVICE[plain]
@@ -219,7 +218,6 @@ def suggest_option(name: str, config: type[Any]) -> str:
         return f"did you mean {' or '.join(close)}?"
     if meant:
         return f"give it without an option's name: fcnseg {config.command} {meant[0].upper()}"
-    configs = Options.__subclasses__()
     for flag in map(spelled, (plain, *SYNONYMS.get(plain, ()))):
         if elsewhere := [other.command for other in configs if flag in flags_of(other)]:
             return f"{flag} is an option of: {', '.join(elsewhere)}"

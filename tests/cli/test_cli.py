@@ -242,6 +242,8 @@ def test_debug_shows_where(tmp_path: Path) -> None:
         (["train", "--gpu", "0"], "--gpu", "--device"),
         (["train", "--work-dir", "x"], "--work-dir", "--out?"),
         (["train", "--conf-thres", "1"], "--conf-thres", "--conf is an option of: infer"),
+        (["export", "-m", "x"], "-m", "give it without an option's name: fcnseg export MODEL"),
+        (["eval", "x", "-o", "y"], "-o", "--out is an option of: "),
         (["train", "--num-classes", "3"], "--num-classes", "follows from the labels"),
         (["infer", "x", "-o", "A", "-o", "B"], "--out was given 2 times: A, B", "once for each"),
         (["eval", "x", "--csv", "a.xlsx"], "ends in .csv, .txt; found '.xlsx'", "--csv a.csv"),
