@@ -86,8 +86,10 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
         as_json: bool = flags.pop("as_json")
         del flags["help_wanted"]  # its callback has run
         # An option that was not given comes as None or, when repeatable, as an empty list.
-        given = {name.removesuffix(ALIAS): v for name, v in flags.items() if v not in (None, [])}
+        chosen = {name: value for name, value in flags.items() if value not in (None, [])}
+        given = {name.removesuffix(ALIAS): value for name, value in chosen.items()}
         with guard(config):
+            _refuse_twice(chosen, known)
             given = {name: _only(name, value, known[name]) for name, value in given.items()}
             _refuse_empty(given, known, named)
             if config.command != "serve":  # serve takes NAME=MODEL
@@ -123,6 +125,13 @@ def _only(name: str, value: Any, option: Option) -> Any:
             hint=repeat_hint(name, option),
         )
     return value[0]
+
+
+def _refuse_twice(chosen: Mapping[str, Any], known: Mapping[str, Option]) -> None:
+    """OptionError for an option that was given in two spellings."""
+    for name in (name for name in known if {name, name + ALIAS} <= chosen.keys()):
+        flag, other = spelled(name, known[name]), known[name].hidden[0]
+        raise OptionError(f"{flag} was given twice, also as {other}.", hint="give one of them")
 
 
 def repeat_hint(name: str, option: Option) -> str:

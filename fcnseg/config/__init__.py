@@ -272,7 +272,7 @@ class ExportConfig(Options):
     """
 
     command, summary = "export", "Export a model to another format and verify that outputs match the checkpoint."
-    model: str | None = option(None, "Checkpoint or run folder (default: the newest run's best)", argument=True)
+    model: str | None = option(None, "Checkpoint or run folder (default: the newest run's best)", argument=True, hidden=texts.MODEL_FLAGS)
     format: Format = option("onnx", "File format: onnx, openvino, torchscript, torch-export, litert (TFLite) or executorch, the last two for phones, with --size; all but torchscript and torch-export also run in fcnseg; web: a folder with a page that segments images and the camera in a browser")
     out: Path | None = option(None, "Output file, for web a folder (default: beside the model)", flags=texts.OUT)
     precision: Literal["f32", "f16", "int8"] = option("f32", "Numeric precision: f32; f16, half the size; or int8, a quarter of the size and often faster (onnx only; needs --data)")
@@ -294,7 +294,7 @@ class BenchConfig(Options):
     """
 
     command, summary = "bench", "Benchmark a model on this machine."
-    model: str | None = option(None, texts.MODEL, argument=True)
+    model: str | None = option(None, texts.MODEL, argument=True, hidden=texts.MODEL_FLAGS)
     source: Path | None = option(None, "Video to time (default: a synthetic one)", argument=True)
     size: tuple[int, int] = option((360, 480), "Height and width of the synthetic video", ge=1, metavar="H W")
     frames: int = option(60, "Number of frames to time, after warm-up", ge=3)
@@ -310,7 +310,7 @@ class ServeConfig(Options):
     """Options of `fcnseg serve`."""
 
     command, summary = "serve", "Serve models over HTTP, with a page to try them."
-    model: tuple[str, ...] = option((), f"{texts.MODEL}; NAME=MODEL names it; repeatable", argument=True, metavar="MODEL...")
+    model: tuple[str, ...] = option((), f"{texts.MODEL}; NAME=MODEL names it; repeatable", argument=True, hidden=texts.MODEL_FLAGS, metavar="MODEL...")
     host: str = option("127.0.0.1", "Address to listen on; others than this machine's own need --token or --public", metavar="ADDRESS")
     port: int = option(8000, "Port; 0 = a free one", ge=0, le=65535)
     token: str | None = option(None, "Accept only requests with this token in their header Authorization: Bearer (default: the variable FCNSEG_TOKEN)", metavar="TOKEN")
