@@ -40,6 +40,7 @@ from fcnseg.datasets.pairing import Listing, list_folder, lists, marks
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
 from fcnseg.datasets.pairing.by_words import by_folds, find_by_stems, in_one_format, pair_by_names
 from fcnseg.datasets.pairing.candidates import CHOOSE, in_one_size
+from fcnseg.datasets.pairing.named_images import find_whole_images
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
 from fcnseg.datasets.scan import Scanned, detect_transparency, scan_images, scan_labels
@@ -198,7 +199,8 @@ def _find(
     if any(sides):
         found = with_more_masks(listing, find_sides(listing, *sides))
     else:
-        found = _find_kind(listing, declared.layout if declared else None)
+        layout = declared.layout if declared else None
+        found = find_whole_images(listing, lambda listing: _find_kind(listing, layout))
     if yaml:
         found = renamed(found, read_yaml_names(yaml))
     found = in_class_folders(in_one_size(in_one_format(found)), listing)
@@ -209,10 +211,7 @@ def _find(
 
 
 def _find_kind(listing: Listing, layout: str | None) -> Found:
-    """The pairs of the first successful finder, or of that of `layout`; DatasetError for none.
-
-    If files remain unpaired, other pairings are considered, too.
-    """
+    """The pairs of the first successful finder, or of that of `layout`; DatasetError for none."""
     name = _ALIASES.get(layout, layout) if layout else None
     if name and name not in FINDERS:
         known = ", ".join([*FINDERS, *_ALIASES])
@@ -268,10 +267,7 @@ _EMBEDDED = marks(b'"imageData"', b'"shapes"')
 
 
 def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
-    """The DatasetError for a folder without pairs: what was found and what was expected.
-
-    lost: entries of an annotation file about missing images.
-    """
+    """The DatasetError for a folder without pairs. lost: annotations of missing images."""
     root = listing.root
     if not listing.files:
         return DatasetError(f"{root} is empty.", hint=HINT)

@@ -406,6 +406,58 @@ def test_two_images_for_each_label_are_refused(folders: tuple[str, str], tmp_pat
         describe(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("scene", "labels"),
+    [
+        ("scene_{n}/B{band}.tif", "labels/scene_{n}.tif"),
+        ("source/s2_{n}/s2_{n}_B{band}_10m.tif", "labels/s2_{n}_field_ids.tif"),
+        ("train_{band}/{band}_{n}.tif", "train_gt/gt_{n}.tif"),
+    ],
+)
+def test_a_file_for_each_band_is_refused(scene: str, labels: str, tmp_path: Path) -> None:
+    """AgriFieldNet and others: of the bands, one would be taken for the image."""
+    for number, picture, classes in scenes(4):
+        for band in ("red", "green", "blue") if "{band}/" in scene else ("02", "03", "8A", "11"):
+            put(tmp_path / scene.format(n=number + 10, band=band), picture[..., 0])
+        put(tmp_path / labels.format(n=number + 10), classes)
+    with pytest.raises(DatasetError, match="has a file for each band"):
+        describe(tmp_path)
+
+
+def test_a_scene_may_have_its_bands_beside_the_image(tmp_path: Path) -> None:
+    truth = {}
+    for number, picture, classes in scenes(4):
+        for band in ("B02", "B03", "B04"):
+            put(tmp_path / f"scene_{number}/{band}.png", picture[..., 0])
+        put(tmp_path / f"scene_{number}/TCI.png", picture)
+        put(tmp_path / f"scene_{number}/mask.png", classes)
+        truth[f"scene_{number}/TCI.png"] = classes
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_a_list_may_name_one_band(tmp_path: Path) -> None:
+    rows = ["image,labels"]
+    for number, picture, classes in scenes(4):
+        for band in ("B02", "B03", "B04"):
+            put(tmp_path / f"scene_{number}/{band}.png", picture[..., 0])
+        put(tmp_path / f"labels/scene_{number}.png", classes)
+        rows.append(f"scene_{number}/B04.png,labels/scene_{number}.png")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    assert {pair.image.name for pair in describe(tmp_path).pairs} == {"B04.png"}
+
+
+def test_images_are_those_that_most_labels_have(tmp_path: Path) -> None:
+    """MMFlood: a hydrography of some areas only is no image, though its name is shorter."""
+    truth = {}
+    for number, picture, classes in scenes(6):
+        put(tmp_path / f"a{number}/s1_raw/a{number}.png", picture)
+        put(tmp_path / f"a{number}/mask/a{number}.png", classes)
+        truth[f"a{number}/s1_raw/a{number}.png"] = classes
+        if number < 3:
+            put(tmp_path / f"a{number}/hydro/a{number}.png", picture[::-1].copy())
+    assert agrees(describe(tmp_path), truth)
+
+
 BESIDE = {
     "another sensor": ("vi/{}.png", "ir/{}.png", "label/{}.png"),
     "near infrared": ("color/{}.png", "nir/{}.png", "gt/{}.png"),

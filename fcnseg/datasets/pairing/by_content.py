@@ -188,9 +188,10 @@ def _only_image(listing: Listing, candidates: Sequence[Candidate], stats: StatsC
     DatasetError if label files belong to two images each and it is ambiguous.
     """
     first = candidates[0]
+    many = [one for one in candidates if 4 * len(one.pairs) > 3 * len(first.pairs)]
     rivals = [
         one
-        for one in candidates
+        for one in many
         if one is first
         or (mostly_same(one.labels, first.labels) and not mostly_same(one.images, first.images))
     ]
@@ -262,13 +263,9 @@ def settle(listing: Listing, found: Found) -> Found:
     """
     if found.store != "pixels" or found.reading is not None:
         return found
-    names = (
-        {listing.path(name): name for name in listing.images}
-        if has_unpaired(found, listing)
-        else {}
-    )
-    if not names:
+    if not has_unpaired(found, listing):
         return _with_images_alone(listing, found)
+    names = {listing.path(name): name for name in listing.images}
     own = Candidate(
         tuple((names[p.image], names[p.labels]) for p in found.pairs if p.labels in names),
         label_words=("labels",),

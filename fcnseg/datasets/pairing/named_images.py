@@ -1,9 +1,10 @@
-"""Find the images that annotation files name, and collect pairs while parsing these files."""
+"""Find the images that annotation files name, and collect pairs while parsing these files; refuse
+images of several files."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from fcnseg.datasets.pairing import (
     Listing,
     is_image,
     place_of,
+    start_below,
     stem_of,
     without_suffix,
 )
@@ -246,3 +248,35 @@ def split_of(file: str) -> SplitName:
         if word in SPLIT_WORDS:
             return SPLIT_WORDS[word]
     return place_of(file).split
+
+
+_BAND = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?:SR_)?B(?:0?[1-9]|1[0-3]|8A)|red|green|blue|nir)(?![A-Za-z0-9])"
+)
+"""A band of Sentinel-2, Landsat or 38-Cloud in a file's name."""
+
+
+def find_whole_images(listing: Listing, find: Callable[[Listing], Found]) -> Found:
+    """The pairs found by a function, without files of single bands (B02.tif, B03.tif, ...).
+
+    A list may name such files. DatasetError if there are no other images.
+    """
+    scenes = Counter(_BAND.sub("*", name) for name in listing.images)
+    bands = {name for name in listing.images if scenes[_BAND.sub("*", name)] > 2}
+    try:
+        found, start = find(listing), start_below(listing.root)
+        images = [str(pair.image)[start:] for pair in found.pairs]
+        if found.layout == "list" or bands.isdisjoint(images):
+            return found
+    except DatasetError:
+        if not bands:
+            raise
+    try:
+        others = tuple(name for name in listing.files if name not in bands)
+        return find(Listing(listing.root, others))
+    except DatasetError:
+        raise DatasetError(
+            f"{listing.root} has a file for each band ({min(bands)}); an image must be one file.",
+            hint="write the bands of each image into one TIFF, for example with gdal_merge.py "
+            "-separate -o IMAGE.tif B02.tif B03.tif B04.tif",
+        ) from None
