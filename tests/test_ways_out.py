@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,11 @@ class Stranger:
 WEIGHTS = {"a.weight": torch.zeros(2)}
 
 
+def packed(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.onnx", b"")
+
+
 def script(path: Path) -> None:
     torch.jit.script(torch.nn.ReLU()).save(str(path))
 
@@ -60,6 +66,8 @@ def cut(path: Path) -> None:
         (cut, "cut off or damaged"),
         (lambda p: p.write_text("hello world"), "not written by torch.save, or is damaged"),
         (script, "TorchScript program"),
+        (packed, "an archive of other files (model.onnx ...)"),
+        (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n"), "it looks like an image"),
     ],
 )
 @pytest.mark.parametrize("read", [read_state, load_state])
@@ -136,14 +144,20 @@ def test_an_output_that_a_hint_names_can_be_typed_and_is_not_the_source(
 
 @pytest.mark.parametrize(
     ("form", "use"),
-    [("torchscript", "torch.jit.load("), ("torch-export", "torch.export.load("), ("onnx", "infer")],
+    [
+        ("torchscript", "torch.jit.load("),
+        ("torch-export", "torch.export.load("),
+        ("onnx", "infer"),
+        ("bundle", "unpack"),
+    ],
 )
 def test_an_exported_file_is_used_as_the_hint_says(
     tmp_path: Path, random_model: Path, form: str, use: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if form == "onnx":
+    if form in ("onnx", "bundle"):
         pytest.importorskip("onnxscript")
-    options = {"model": str(random_model), "format": form, "out": tmp_path, "size": (48, 64)}
+    what = {"bundle": True} if form == "bundle" else {"format": form, "out": tmp_path}
+    options = {"model": str(shutil.copy(random_model, tmp_path)), "size": (48, 64), **what}
     result = export(ExportConfig.make(options))
     show_export(result)
     said = capsys.readouterr().out

@@ -205,6 +205,7 @@ _USES = {
         "Use it: fcnseg infer IMAGES_OR_VIDEO -m {typed}",
     ),
     "torchscript": "Use it in your own program: torch.jit.load({path!r})",
+    "bundle": "For other programs: unpack {typed} and read contract.md in it",
     "web": "Serve it: python3 -m http.server --directory {typed}",
     "torch-export": "Use it in your own program: torch.export.load({path!r}).module()",
 }
@@ -236,7 +237,8 @@ def show_export(result: Any) -> None:
             f"{cost['ms']:.1f} ms per image, in f32 {cost['ms_before']:.1f} ms."
         )
     path = report["path"]
-    _print(runnable(_USES[report["format"]].format(path=path, typed=typed(path))))
+    kind = "bundle" if path.endswith(".zip") else report["format"]
+    _print(runnable(_USES[kind].format(path=path, typed=typed(path))))
 
 
 def show_bench(result: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from fcnseg.errors import InputError, MediaError, user_path
+from fcnseg.errors import InputError, MediaError, reason, user_path
 from fcnseg.io.content.pixels import eight_bits, over_white
 from fcnseg.io.content.profiles import to_srgb
 from fcnseg.io.images import VIDEO_SUFFIXES, decode_image, from_file_url, read_image
@@ -71,7 +71,7 @@ def to_rgb(image: object, *, bgr: bool = False) -> Pixels:
     if isinstance(image, str | os.PathLike):
         return _from_path(os.fsdecode(image))
     if isinstance(image, bytes | bytearray | memoryview):
-        return decode_image(bytes(image), name="the image's bytes")
+        return decode_image(bytes(image), name="the file in memory")
     if isinstance(image, Image.Image):
         return _from_pillow(image)
     if hasattr(image, "read"):
@@ -94,7 +94,7 @@ def _contents(file: Any) -> bytes:
             file.seek(0)
         data = file.read()
     except (OSError, ValueError) as error:  # closed, or a text file
-        raise MediaError(f"The open file can't be read: {error}.") from None
+        raise MediaError(f"The open file can't be read: {reason(error)}.") from None
     if not isinstance(data, bytes):
         raise InputError(
             f"The open file gives {type(data).__name__}, not bytes.", hint='open(path, "rb")'

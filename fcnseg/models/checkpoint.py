@@ -27,6 +27,7 @@ from fcnseg.errors import (
     did_you_mean,
     path_of,
     typed,
+    with_name,
 )
 from fcnseg.files import atomic_write, utf8_name
 from fcnseg.models.spec import ModelSpec, Preprocess
@@ -67,7 +68,7 @@ class Checkpoint:
 
     spec: the architecture. preprocess: how images become its inputs. classes: its K outputs.
     weights: the state dict, name -> tensor. report: its validation scores, as plain data.
-    extra: anything else, as plain data.
+    extra: anything else, as plain data. name: of the file it was loaded from, for messages.
 
         checkpoint = fcnseg.Checkpoint.load("best.safetensors")
         network = checkpoint.build()
@@ -81,6 +82,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     report: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    name: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if len(self.classes) != self.spec.num_classes:
@@ -127,6 +129,7 @@ class Checkpoint:
                 weights=weights or {},
                 report=dict(header.get("report", {})),
                 extra=dict(header.get("extra", {})),
+                name=name,
             )
         except CheckpointError:
             raise
@@ -178,7 +181,7 @@ class Checkpoint:
                 )
             from fcnseg.models.zoo import read_published
 
-            return cls(*read_published(path))
+            return cls(*read_published(path), name=str(path))
         try:
             with utf8_name(path) as name, safe_open(name, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -186,10 +189,8 @@ class Checkpoint:
                 weights = {name: file.get_tensor(name) for name in names if KEY in metadata}
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             kind = DAMAGED if is_safetensors else guess_content(start)
-            raise CheckpointError(
-                f"{path} is not a checkpoint: {kind}.",
-                hint=alternative_hint(path),
-            ) from error
+            text = f"{path} is not a checkpoint: {kind}."
+            raise CheckpointError(text, hint=alternative_hint(path)) from error
         if KEY not in metadata:
             raise CheckpointError(
                 f"{path} holds weights but was not written by fcnseg: its header does not say "
@@ -202,7 +203,11 @@ class Checkpoint:
         """Build the network with its weights, float32, in evaluation mode."""
         from fcnseg.models.networks import build_trained
 
-        return build_trained(self.spec, self.weights)
+        try:
+            return build_trained(self.spec, self.weights)
+        except CheckpointError as error:
+            message = with_name(self.name, error.message)
+            raise CheckpointError(message, hint=error.hint) from error
 
 
 def alternative_hint(path: Path) -> str:
@@ -250,9 +255,12 @@ def find_model(
     if (path / BEST).is_file():
         return path / BEST
     if path.is_dir():
-        raise CheckpointError(
-            f"No {BEST} in the folder {path}.", hint=alternative_hint(path / BEST)
-        )
+        kinds = ("*.safetensors", "*.onnx", f"*/{BEST}")
+        near = sorted(typed(file) for kind in kinds for file in path.glob(kind))
+        hint = alternative_hint(path / BEST)
+        if near and hint == TRAIN_HINT:
+            hint = f"models there: {', '.join(near[:3])}{' ...' * (len(near) > 3)}"
+        raise CheckpointError(f"No {BEST} in the folder {path}.", hint=hint)
     shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
     if model in shipped:
         return shipped[model]

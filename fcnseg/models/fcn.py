@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.errors import OptionError
+from fcnseg.errors import InputError, OptionError
 from fcnseg.models.backbones import Features, shift_between, upsample
 from fcnseg.models.spec import ModelSpec
 
@@ -76,8 +76,24 @@ class FCN(nn.Module):
         return {stride: crop(part, *size_of(images)) for stride, part in parts.items()}
 
     def _encode(self, images: Tensor) -> tuple[dict[int, Tensor], tuple[int, int]]:
+        self._refuse_unprepared(images)
         padded = pad_to_multiple(images, self.backbone.stride)  # (N, 3, H, W)
         return self.backbone(padded), size_of(padded)  # {s: (N, C_s, H/s, W/s)}, (H, W)
+
+    def _refuse_unprepared(self, images: Tensor) -> None:
+        """InputError unless images are floats (N, C, h, w), as the backbone's `normalise` gives."""
+        channels = self.spec.in_channels
+        if not isinstance(images, Tensor):
+            found = type(images).__name__
+        elif images.ndim == 4 and images.shape[1] == channels and images.is_floating_point():
+            return
+        else:
+            found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+        raise InputError(
+            f"A network takes normalized float32 images (N, {channels}, H, W); found {found}.",
+            hint="backbone.preprocess.normalise makes them of uint8 (N, H, W, 3); a model of "
+            "fcnseg.load takes any image",
+        )
 
 
 class Decoder(nn.Module):

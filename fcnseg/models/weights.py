@@ -7,12 +7,13 @@ import hashlib
 import re
 import urllib.request
 import warnings
+import zipfile
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from fcnseg.errors import CheckpointError
+from fcnseg.errors import PARSE_ERRORS, CheckpointError
 from fcnseg.files import atomic_write, utf8_name
 from fcnseg.progress import Callback, Progress, no_callback
 
@@ -49,10 +50,11 @@ def read_state(file: Path) -> State:
     except Exception as error:  # damaged pickles can raise anything
         why = why_unreadable(file, error)
         damaged = "damaged" in why or "empty" in why
+        hint = "in the program that wrote it: torch.save(model.state_dict(), 'weights.pth')"
+        hint = "unpack it, and give the model in it" if "archive of" in why else hint
         raise CheckpointError(
             f"{file} is not a weights file that fcnseg reads: {why}.",
-            hint=("copy it again; or, " if damaged else "")
-            + "in the program that wrote it: torch.save(model.state_dict(), 'weights.pth')",
+            hint=f"copy it again; or, {hint}" if damaged else hint,
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
@@ -118,6 +120,8 @@ def why_unreadable(file: Path, error: BaseException) -> str:
         return "the file is empty"
     if isinstance(error, OSError):
         return error.strerror or first_line(error)
+    if names := _archived(file):
+        return f"it is an archive of other files ({', '.join(names[:3])} ...)"
     if program:
         return (
             f"it holds objects of another program ({program[1]}), and reading those would run its "
@@ -127,8 +131,22 @@ def why_unreadable(file: Path, error: BaseException) -> str:
         return "it is a TorchScript program, for torch.jit.load"
     if "central directory" in text or "zip archive" in text or isinstance(error, EOFError):
         return "it is cut off or damaged"
+    with file.open("rb") as opened:
+        content = guess_content(opened.read(64))
+    if content != DAMAGED and "PyTorch" not in content:
+        return content
     writer = "safetensors" if file.suffix == ".safetensors" else "torch.save"
     return f"it was not written by {writer}, or is damaged"
+
+
+def _archived(file: Path) -> list[str]:
+    """The names in a zip archive that torch.save did not write; [] for other files."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, *PARSE_ERRORS):
+        return []
+    return [] if any(name.endswith("/data.pkl") for name in names) else names
 
 
 def first_line(error: BaseException) -> str:

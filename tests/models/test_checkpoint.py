@@ -285,6 +285,19 @@ def test_what_it_is_instead_is_told(tmp_path: Path, name: str, content: bytes, s
     assert "deserializ" not in caught.value.message, "another program's words"
 
 
+def test_a_damaged_files_name_is_said_and_the_models_of_a_folder(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    name = next(name for name, value in checkpoint.weights.items() if value.is_floating_point())
+    weights = {**checkpoint.weights, name: torch.full_like(checkpoint.weights[name], torch.nan)}
+    path = dataclasses.replace(checkpoint, weights=weights).save(tmp_path / "spoilt.safetensors")
+    with pytest.raises(CheckpointError, match=r"spoilt.safetensors: NaN or infinite values in 1"):
+        load([path])
+    with pytest.raises(CheckpointError, match="in the folder") as caught:
+        find_model(str(tmp_path))
+    assert caught.value.hint == f"models there: {path}"
+
+
 def test_a_file_that_is_not_there_or_not_to_be_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

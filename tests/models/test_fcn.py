@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -100,6 +101,23 @@ def test_the_skips_sum_in_bf16() -> None:
     logits, skips = network(x), network.skip_scores(x)
     difference = (sum(share.float() for share in skips.values()) - logits.float()).abs().max()
     assert difference < 0.02 * logits.abs().max()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(1, 64, 64, 3),
+        torch.zeros(3, 64, 64),
+        torch.zeros(1, 1, 64, 64),
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        np.zeros((1, 3, 64, 64), np.float32),
+    ],
+    ids=lambda wrong: f"{wrong.dtype} {tuple(wrong.shape)}",
+)
+def test_images_that_are_not_prepared_are_refused(wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"normalized float32 images \(N, 3, H, W\)") as caught:
+        make()(wrong)
+    assert "preprocess.normalise" in caught.value.hint
 
 
 @pytest.mark.parametrize("fuse", ["score", "feature"])
