@@ -435,6 +435,20 @@ def test_a_scene_may_have_its_bands_beside_the_image(tmp_path: Path) -> None:
     assert agrees(describe(tmp_path), truth)
 
 
+def test_a_second_annotators_labels_of_some_images_are_left(tmp_path: Path) -> None:
+    """DRIVE has them for its test images."""
+    truth = {}
+    for number, picture, classes in scenes(6):
+        put(tmp_path / f"images/{number}_test.png", picture)
+        put(tmp_path / f"1st_manual/{number}_manual1.png", classes)
+        if number < 3:
+            put(tmp_path / f"2nd_manual/{number}_manual2.png", np.roll(classes, 1, 1))
+        truth[f"images/{number}_test.png"] = classes
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert any("not used" in why for why in description.why)
+
+
 def test_a_list_may_name_one_band(tmp_path: Path) -> None:
     rows = ["image,labels"]
     for number, picture, classes in scenes(4):

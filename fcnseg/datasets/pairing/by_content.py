@@ -60,7 +60,15 @@ def find_by_content(listing: Listing) -> Found | None:
     taken.update(*(one.images for one in also))
     apart = [one for one in candidates if taken.isdisjoint(one.images | one.labels)]
     spare = {name for one in candidates for name in one.labels}
-    return replace(as_found(listing, [*chosen, *apart], spare, stats), objects=objects)
+    found = replace(as_found(listing, [*chosen, *apart], spare, stats), objects=objects)
+    return _with_note(found, [one for one in rivals if one not in chosen])
+
+
+def _with_note(found: Found, others: Sequence[Candidate]) -> Found:
+    """Add a note on sets of labels that are not used."""
+    names = list(dict.fromkeys(one.pairs[0][1] for one in others))
+    note = f"other labels of the same images are not used ({', '.join(names[:3])} ...)"
+    return replace(found, why=(*found.why, note)) if names else found
 
 
 def _without(listing: Listing, others: Iterable[str], stats: StatsCache) -> list[Candidate]:
@@ -294,9 +302,7 @@ def settle(listing: Listing, found: Found) -> Found:
     if chosen == [own]:
         left = tuple(path for path in found.orphan_images if path not in spare)
         labels = tuple(path for path in found.orphan_labels if path not in spare)
-        beside = ", ".join(one.pairs[0][1] for one in others[:3])
-        why = (*found.why, f"other labels of the same images are not used ({beside} ...)")
-        return replace(found, orphan_images=left, orphan_labels=labels, why=why)
+        return _with_note(replace(found, orphan_images=left, orphan_labels=labels), others)
     return as_found(listing, chosen, {n for one in [own, *others] for n in one.labels}, stats)
 
 
@@ -334,11 +340,8 @@ def without_labels(folder: Path, files: list[Path], callback: Callback) -> list[
     names = {path: path.relative_to(folder).as_posix() for path in files}
     listing = Listing(folder, tuple(names.values()))
     found = pair_by_names(listing)
-    images = sample_stats(listing, [names[pair.image] for pair in found.pairs])
-    if (
-        tell_labels(images, sample_stats(listing, [names[pair.labels] for pair in found.pairs]))
-        != 1
-    ):
+    sides = [[getattr(p, side) for p in found.pairs] for side in ("image", "labels")]
+    if tell_labels(*(sample_stats(listing, [names[p] for p in side]) for side in sides)) != 1:
         return files
     labels = {*(pair.labels for pair in found.pairs), *found.orphan_labels}
     labels.update(map(listing.path, (n for n in listing.images if place_of(n).role == "other")))

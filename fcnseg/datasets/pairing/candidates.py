@@ -179,6 +179,8 @@ def choose(listing: Listing, rivals: Sequence[Candidate], stats: StatsCache) -> 
     left = unless_all(left, lambda one: are_points([*seen[one].values()]))
     left = unless_all(left, lambda one: has_word(one.label_words, SECONDARY))
     left = unless_all(left, lambda one: "trainids" not in one.label_words)
+    most = max(len(one.pairs) for one in left)
+    left = unless_all(left, lambda one: len(one.pairs) < most and _is_second(one))
     fine = left
     left = unless_all(left, lambda one: any(refines(seen[other], seen[one]) for other in fine))
     left = _without_copies(left, seen)
@@ -188,6 +190,11 @@ def choose(listing: Listing, rivals: Sequence[Candidate], stats: StatsCache) -> 
     if len(left) > 1:
         raise two_label_sets(listing, left)
     return left
+
+
+def _is_second(one: Candidate) -> bool:
+    """Whether labels are a second annotator's (2nd_manual beside 1st_manual in DRIVE)."""
+    return all(re.search(r"(?<!\d)2nd|\bsecond(?![a-z])", name.lower()) for name in one.labels)
 
 
 def unless_all(
