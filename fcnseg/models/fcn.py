@@ -28,9 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.errors import InputError, OptionError
+from fcnseg.errors import OptionError
 from fcnseg.models.backbones import Features, shift_between, upsample
-from fcnseg.models.spec import ModelSpec
+from fcnseg.models.spec import ModelSpec, check_images
 
 ALL_AT_ONCE = {16: 0.01, 8: 0.0001}
 """Factors of pool4 and pool3 in the authors' all-at-once FCN-8s; finer skips use pool3's."""
@@ -76,24 +76,9 @@ class FCN(nn.Module):
         return {stride: crop(part, *size_of(images)) for stride, part in parts.items()}
 
     def _encode(self, images: Tensor) -> tuple[dict[int, Tensor], tuple[int, int]]:
-        self._refuse_unprepared(images)
+        check_images(images, self.spec.in_channels)
         padded = pad_to_multiple(images, self.backbone.stride)  # (N, 3, H, W)
         return self.backbone(padded), size_of(padded)  # {s: (N, C_s, H/s, W/s)}, (H, W)
-
-    def _refuse_unprepared(self, images: Tensor) -> None:
-        """InputError unless images are floats (N, C, h, w), as the backbone's `normalise` gives."""
-        channels = self.spec.in_channels
-        if not isinstance(images, Tensor):
-            found = type(images).__name__
-        elif images.ndim == 4 and images.shape[1] == channels and images.is_floating_point():
-            return
-        else:
-            found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-        raise InputError(
-            f"A network takes normalized float32 images (N, {channels}, H, W); found {found}.",
-            hint="backbone.preprocess.normalise makes them of uint8 (N, H, W, 3); a model of "
-            "fcnseg.load takes any image",
-        )
 
 
 class Decoder(nn.Module):

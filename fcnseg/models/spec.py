@@ -232,6 +232,22 @@ class Preprocess:
         return ((pixels - mean) / std).permute(0, 3, 1, 2)  # (N, chosen, H, W)
 
 
+def check_images(images: Tensor, channels: int) -> None:
+    """InputError unless images are floats (N, channels, H, W), such as `normalise` returns."""
+    shape = tuple(getattr(images, "shape", ()))
+    floats = hasattr(images, "is_floating_point") and images.is_floating_point()
+    if floats and len(shape) == 4 and shape[1] == channels:
+        return
+    kind = getattr(images, "dtype", type(images).__name__)
+    raise InputError(
+        f"A network takes normalized float32 images (N, {channels}, H, W); found "
+        f"{str(kind).removeprefix('torch.')} {shape or ''}".rstrip()
+        + ".",
+        hint="backbone.preprocess.normalise makes them of uint8 (N, H, W, 3); a model of "
+        "fcnseg.load takes any image",
+    )
+
+
 def _smaller(first: Any, second: Any) -> int:
     """The smaller of two lengths: integers, or tensors or symbols in a traced graph."""
     if isinstance(first, int) and isinstance(second, int):
