@@ -322,7 +322,7 @@ def _checkpoint(setup: TrainSetup) -> Checkpoint:
 def finish(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
     """Calibrate the best checkpoint, unless it is already, and draw the worst validation images."""
     data = make_validation_data(setup)
-    best = Checkpoint.load(run.best)
+    best = validation.load_best(run.best, callback)
     adjust = setup.config.adjust and "class_offsets" not in best.extra
     scale = setup.config.calibrate and "temperature" not in best.extra
     if adjust or scale:

@@ -43,9 +43,7 @@ from fcnseg.training.initial_weights import class_axes
 SHOWN = 4
 """Validation images that are drawn repeatedly."""
 
-WORST = 6
-
-ALPHA = 0.6
+WORST, ALPHA = 6, 0.6
 
 
 def draw_same(
@@ -59,6 +57,15 @@ def draw_same(
         write_image(path, _beside(sample, predict([sample.image])[0], dataset, f"epoch {epoch}"))
         written.append(path)
     return written
+
+
+def load_best(path: Path, callback: Callback) -> Checkpoint:
+    """The best checkpoint of a training; a warning names classes that it finds in no image."""
+    best = Checkpoint.load(path)
+    if lost := [shown(one["name"]) for one in best.report.get("classes", ()) if one["iou"] == 0]:
+        text = "more --epochs may help, if the labels are right: see fcnseg check"
+        callback(Message(f"Not found in any image scored: {', '.join(lost)}; {text}", "warning"))
+    return best
 
 
 def draw_worst(predict: PredictLabels, dataset: LabelledImages, folder: Path) -> list[Path]:

@@ -37,8 +37,9 @@ from fcnseg.errors import (
 from fcnseg.inference.loading import load
 from fcnseg.io.images import read_image, resize_image, write_labels
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import EpochEnd, Event, Progress
+from fcnseg.progress import EpochEnd, Event, Message, Progress
 from fcnseg.training.step import TrainStep
+from fcnseg.training.validation import load_best
 from tests.conftest import TINY
 
 QUICK = {**TINY, "width": 8, "crop": (64, 64), "batch": 3, "epochs": 2, "lr": 0.01}
@@ -511,6 +512,24 @@ def test_a_training_that_diverges_is_told_once(folder: Path, tmp_path: Path, cap
     caplog.clear()
     start(folder, tmp_path / "low", epochs=2)
     assert not any("diverged" in text for text in caplog.messages)
+
+
+@pytest.mark.parametrize("report", [{}, {"classes": [{"name": "a", "iou": None}]}])
+def test_classes_that_are_found_nowhere_are_told(
+    tiny_run: Path, tmp_path: Path, report: dict[str, Any]
+) -> None:
+    said: list[Event] = []
+    best = Checkpoint.load(tiny_run / "best.safetensors")
+    quiet = dataclasses.replace(best, report=report).save(tmp_path / "quiet.safetensors")
+    load_best(quiet, said.append)
+    assert not said
+    scores = {"classes": [{"name": "box", "iou": 0.0}, {"name": "star", "iou": 0.1}]}
+    load_best(
+        dataclasses.replace(best, report=scores).save(tmp_path / "a.safetensors"), said.append
+    )
+    assert [e.text.partition(";")[0] for e in said if isinstance(e, Message)] == [
+        "Not found in any image scored: box"
+    ]
 
 
 def test_weights_that_overflowed_are_not_saved(folder: Path, tmp_path: Path, monkeypatch, caplog):

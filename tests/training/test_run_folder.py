@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fcnseg.config import TrainConfig
-from fcnseg.errors import InputError, OptionError
+from fcnseg.errors import InputError, OptionError, typed
 from fcnseg.training.run_folder import RunFolder, write_atomically
 from fcnseg.training.run_folder.resume import (
     continued,
@@ -62,8 +62,9 @@ def test_a_run_that_another_process_trains_is_not_to_be_deleted(tmp_path: Path) 
 
 def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="Can't make the folder"):
+    with pytest.raises(InputError, match="Can't make the folder") as caught:
         new_run(tmp_path / "file" / "run")
+    assert "--out FOLDER" in caught.value.hint
 
 
 def test_what_a_training_that_could_not_start_takes_away(tmp_path: Path) -> None:
@@ -301,7 +302,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         file.write(b"new, but")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(InputError, match="No space left") as caught:
         write_atomically(path, fail)
+    assert "--resume" not in caught.value.hint
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path], "nothing half-written stays"
+    (tmp_path / "state.pt").touch()
+    with pytest.raises(InputError, match="No space left") as caught:
+        write_atomically(path, fail)
+    assert f"fcnseg train {typed(tmp_path)} --resume" in caught.value.hint

@@ -151,9 +151,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(file)
         _sync_folder(path.parent)
     except OSError as error:
-        raise InputError(
-            f"Can't write {path}: {error.strerror}.", hint="is the disk full or read-only?"
-        ) from error
+        hint = "is the disk full or read-only?"
+        if RunFolder(path.parent).state.exists():
+            hint += f" When that is mended: fcnseg train {typed(path.parent)} --resume"
+        raise InputError(f"Can't write {path}: {error.strerror}.", hint=hint) from error
 
 
 @dataclass(frozen=True)

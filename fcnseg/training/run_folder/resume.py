@@ -65,7 +65,8 @@ def _make(folder: Path) -> bool:
     except OSError as error:
         if isinstance(error, FileExistsError) and folder.is_dir():
             return False
-        raise InputError(f"Can't make the folder {folder}: {error.strerror}.") from error
+        text = f"Can't make the folder {folder}: {error.strerror}."
+        raise InputError(text, hint="name a place where you may write: --out FOLDER") from error
     return True
 
 
