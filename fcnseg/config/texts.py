@@ -61,6 +61,7 @@ _FROM_LABELS = "the number of classes follows from the labels; `fcnseg check DAT
 
 ADVICE = {
     "cfg_options": "each option is given by itself, or in a TOML file by --config FILE",
+    **dict.fromkeys(("camera", "webcam"), "a camera's number is the SOURCE: fcnseg infer 0"),
     "num_classes": _FROM_LABELS,
     "nc": _FROM_LABELS,
 }

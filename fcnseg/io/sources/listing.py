@@ -291,11 +291,11 @@ def _files_of(
 ) -> tuple[list[Path], list[Path]]:
     """The images and videos of an argument, and its other files."""
     path = given_path(argument)
-    if argument == "-" or (is_address(argument) and not isinstance(path, RemotePath)):
-        raise OptionError(
-            f"{'Standard input' if argument == '-' else argument} can't be one of several sources.",
-            hint="several sources are image files, video files and folders; give this one alone",
-        )
+    camera = argument.isdecimal() and not path.exists()
+    if argument == "-" or camera or (is_address(argument) and not isinstance(path, RemotePath)):
+        what = "Standard input" if argument == "-" else f"{'Camera ' * camera}{argument}"
+        hint = "several sources are image files, video files and folders; give this one alone"
+        raise OptionError(f"{what} can't be one of several sources.", hint=hint)
     if is_large(path):
         raise remote_listing.too_many(path)
     if path.is_dir():
