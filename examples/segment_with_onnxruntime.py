@@ -16,6 +16,8 @@ if len(sys.argv) != 4:
     sys.exit(__doc__)
 model, source, out = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+if "labels" not in [output.name for output in session.get_outputs()]:
+    sys.exit(f"{model} has no labels: export it again, with --include argmax")
 header = json.loads(session.get_modelmeta().custom_metadata_map["fcnseg"])
 image = np.asarray(ImageOps.exif_transpose(Image.open(source)).convert("RGB"))  # (H, W, 3)
 labels = session.run(["labels"], {"images": image[None]})[0][0]  # uint8 (H, W)
