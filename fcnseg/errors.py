@@ -189,7 +189,7 @@ def with_name(name: object, why: str) -> str:
     return why if str(name) in why else f"{name}: {why}"
 
 
-def shown(text: object) -> str:
+def printable(text: object) -> str:
     r"""Text as one printable line; `\xe9` is a byte of a name that is not UTF-8."""
     return "".join(map(_escaped, str(text)))
 
@@ -291,7 +291,7 @@ def resolved(path: Path) -> Path:
         return path.absolute()
 
 
-def typed(path: str | Path) -> str:
+def quoted(path: str | Path) -> str:
     """A path quoted for the shell where necessary."""
     text = str(path)
     if os.name == "nt":

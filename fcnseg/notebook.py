@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from fcnseg.classes import ClassMap
-from fcnseg.errors import counted, shown
+from fcnseg.errors import counted, printable
 
 Color = tuple[int, int, int]
 
@@ -74,4 +74,4 @@ def _mark(color: Color) -> str:
 
 
 def _text(value: str) -> str:
-    return escape(shown(value))
+    return escape(printable(value))

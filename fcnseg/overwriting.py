@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import PARSE_ERRORS, MediaError, OptionError, counted, resolved, typed
+from fcnseg.errors import PARSE_ERRORS, MediaError, OptionError, counted, quoted, resolved
 from fcnseg.files import NonLocalPath, atomic_write, is_special, is_stdout, kind_of
 
 MANIFEST = "manifest.jsonl"
@@ -119,7 +119,7 @@ def refuse_among_images(what: str, path: Path, root: Path) -> None:
         raise OptionError(
             f"{what} {path} is inside the dataset {root}: it would be taken for a part of it.",
             hint="name a place outside, or in a new folder: "
-            f"{what} {typed(folder / 'check' / path.name)}",
+            f"{what} {quoted(folder / 'check' / path.name)}",
         )
 
 
@@ -189,7 +189,7 @@ def refuse_unwritable(outputs: Iterable[Named]) -> None:
             raise OptionError(
                 f"{what} {path}: expected a name that ends in {', '.join(suffixes)}; found "
                 f"{path.suffix!r}.",
-                hint=f"{what} {typed(path.with_suffix(suffixes[0]))}",
+                hint=f"{what} {quoted(path.with_suffix(suffixes[0]))}",
             )
         if what in _RECOGNIZED and path.is_file() and path.stat().st_size and not _is_own(path):
             raise _not_ours(path, "name another file, or remove this one")
@@ -217,7 +217,7 @@ def refuse_file(what: str, path: Path | None) -> None:
         found = kind_of(path) if path.exists() else "named like a file"
         raise OptionError(
             f"{what} {path} is {found}; a folder is needed.",
-            hint=f"name a folder, e.g. {what} {typed(place / (path.stem + '_out'))}",
+            hint=f"name a folder, e.g. {what} {quoted(place / (path.stem + '_out'))}",
         )
 
 
@@ -303,7 +303,7 @@ class _Output:
                         f"{shown} is a folder that holds {role} {given}: outputs would lie among "
                         "inputs.",
                         hint="name a folder of its own, "
-                        f"e.g. {self.what} {typed(self.path / 'out')}",
+                        f"e.g. {self.what} {quoted(self.path / 'out')}",
                     )
         if self.is_file and self.identity == _identity(given):
             raise self._same(role, given, shown)
@@ -317,7 +317,7 @@ class _Output:
             found = f"{shown} is {role} {given} by another name: it would be written over."
         other = f"{self.path.stem or 'out'}_out{self.path.suffix}"
         return OptionError(
-            found, hint=f"name another one, e.g. {self.what} {typed(self.path.parent / other)}"
+            found, hint=f"name another one, e.g. {self.what} {quoted(self.path.parent / other)}"
         )
 
 

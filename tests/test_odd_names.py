@@ -26,7 +26,7 @@ from fcnseg.commands.export import export
 from fcnseg.commands.infer import infer
 from fcnseg.config import ExportConfig, InferConfig, TrainConfig
 from fcnseg.config.texts import toml_value
-from fcnseg.errors import from_bytes, shown, to_bytes
+from fcnseg.errors import from_bytes, printable, to_bytes
 from fcnseg.files import shortened
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources.video import open_video
@@ -101,7 +101,7 @@ def whole(status: int, out: bytes, err: bytes) -> tuple[int, bytes, bytes]:
 def is_harmless(output: bytes) -> bool:
     """Whether a terminal obeys nothing in it."""
     text = output.decode()  # an error where a byte is not UTF-8
-    return all(c == "\n" or c == shown(c) for c in text)
+    return all(c == "\n" or c == printable(c) for c in text)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def is_harmless(output: bytes) -> bool:
     ],
 )
 def test_a_name_is_shown_and_not_obeyed(name: str, text: str) -> None:
-    assert shown(name) == text
+    assert printable(name) == text
     file = io.StringIO()
     out = plain_console(file=file, width=200)
     out.print(name)

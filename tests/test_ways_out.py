@@ -23,7 +23,7 @@ from fcnseg.errors import (
     FcnsegError,
     MediaError,
     OptionError,
-    typed,
+    quoted,
 )
 from fcnseg.inference.parts import choose_target
 from fcnseg.io.sources import open_source
@@ -138,8 +138,8 @@ def test_an_output_that_a_hint_names_can_be_typed_and_is_not_the_source(
     (tmp_path / there).touch()
     with pytest.raises(OptionError) as caught:
         choose_target(kind, tmp_path / given, save)
-    assert f"-o {typed(tmp_path / instead)}" in caught.value.hint
-    assert typed("a b") in ("'a b'", '"a b"')
+    assert f"-o {quoted(tmp_path / instead)}" in caught.value.hint
+    assert quoted("a b") in ("'a b'", '"a b"')
 
 
 @pytest.mark.parametrize(

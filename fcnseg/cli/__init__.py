@@ -23,14 +23,14 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from fcnseg.errors import percent, shown
+from fcnseg.errors import percent, printable
 from fcnseg.progress import EpochEnd
 
 
 def line(*parts: str | tuple[str, str]) -> Text:
     """Text assembled from plain parts and (text, style) pairs."""
     pairs = ((part, "") if isinstance(part, str) else part for part in parts)
-    return Text.assemble(*((shown(text), style) for text, style in pairs))
+    return Text.assemble(*((printable(text), style) for text, style in pairs))
 
 
 def duration(seconds: float) -> str:
@@ -120,7 +120,7 @@ def half_blocks(image: Any, columns: int, *, colors: bool, key: Sequence[Any] = 
         text.append("\n")
     for name, color in key:
         text.append("  ", _style(color, color) if colors else "")
-        text.append(f" {shown(name)}  ")
+        text.append(f" {printable(name)}  ")
     return text
 
 
@@ -133,7 +133,7 @@ class _Plain(Console):
 
     def render_str(self, text: str, **how: Any) -> Text:
         """The string, escaped; rich calls this for every string, including table cells."""
-        return Text(shown(text), style=how.get("style", ""), justify=how.get("justify"))
+        return Text(printable(text), style=how.get("style", ""), justify=how.get("justify"))
 
 
 def plain_console(*, stderr: bool = False, file: IO[str] | None = None, **how: Any) -> Console:

@@ -36,7 +36,7 @@ from fcnseg.errors import (
     FcnsegError,
     Interrupted,
     is_out_of_memory,
-    shown,
+    printable,
 )
 from fcnseg.progress import (
     EpochEnd,
@@ -104,14 +104,14 @@ class Screen:
                     self._show(event)
 
     def _draw(self, event: Progress) -> None:
-        values = shown("  ".join(_value(*pair) for pair in event.values.items()))
+        values = printable("  ".join(_value(*pair) for pair in event.values.items()))
         if not self._live:
             self._log(event, values)
             return
         if event.task != self._name or self._task is None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(shown(event.task), total=event.total, values=values)
+            self._task = self._bar.add_task(printable(event.task), total=event.total, values=values)
             self._name = event.task
         self._bar.update(self._task, completed=event.done, total=event.total, values=values)
 

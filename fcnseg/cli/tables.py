@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fcnseg.classes import is_unnamed
 from fcnseg.cli import bars, duration, line, plain_console, program, runnable
-from fcnseg.errors import counted, percent, shown, typed, with_name
+from fcnseg.errors import counted, percent, printable, quoted, with_name
 
 BAR = 20
 """Length of a full bar, in characters."""
@@ -32,7 +32,7 @@ def show_check(result: Any) -> None:
         "ignore": "none" if found["ignore_index"] is None else str(found["ignore_index"]),
     }
     facts |= {f"reason {number}": why for number, why in enumerate(found["why"], 1)}
-    _print(shown(found["summary"]))
+    _print(printable(found["summary"]))
     _print(_facts(facts))
     _print(_frequencies(found["frequencies"]))
     _print(f"{result.count}." if found["findings"] else "Nothing wrong was found.")
@@ -89,7 +89,7 @@ def show_train(result: Any) -> None:
     _print(f"Best mIoU {percent(best)}: {result.best}")
     if (page := result.run / "report.html").exists():
         _print(f"Report: {page}")
-    _print(f"Next: {program()} infer IMAGES_OR_VIDEO -m {typed(result.run)}")
+    _print(f"Next: {program()} infer IMAGES_OR_VIDEO -m {quoted(result.run)}")
 
 
 def _show_spread(summary: dict[str, Any]) -> None:
@@ -238,7 +238,7 @@ def show_export(result: Any) -> None:
         )
     path = report["path"]
     kind = "bundle" if path.endswith(".zip") else report["format"]
-    _print(runnable(_USES[kind].format(path=path, typed=typed(path))))
+    _print(runnable(_USES[kind].format(path=path, quoted=quoted(path))))
 
 
 def show_bench(result: Any) -> None:

@@ -26,7 +26,7 @@ from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
 from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import find_copies, find_similar, find_videos
-from fcnseg.errors import DatasetError, MediaError, OptionError, cannot_write, to_bytes, typed
+from fcnseg.errors import DatasetError, MediaError, OptionError, cannot_write, quoted, to_bytes
 from fcnseg.files import folder_beside, shortened
 from fcnseg.io.content import upright
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
@@ -73,7 +73,8 @@ def check(
         result = replace(result, seconds=seconds)
     if config.write is not None:
         write_declared(description, config.write)
-        callback(Message(f"Wrote {config.write}: edit it, then fcnseg train {typed(config.write)}"))
+        train = f"fcnseg train {quoted(config.write)}"
+        callback(Message(f"Wrote {config.write}: edit it, then {train}"))
         result = replace(result, written=config.write)
     if config.fix is not None:
         count = len(description.pairs)
@@ -82,7 +83,7 @@ def check(
         )
         text = f"{len(cleaned.repaired)} repaired, {len(cleaned.left_out)} left out"
         text = f"Wrote {cleaned.written} of {count} pairs to {cleaned.folder}: {text}"
-        callback(Message(f"{text}. Next: fcnseg train {typed(cleaned.folder)}"))
+        callback(Message(f"{text}. Next: fcnseg train {quoted(cleaned.folder)}"))
         result = replace(result, cleaned=cleaned)
     ahead = _doubtful(seen, result.findings)
     if config.html is not None:
@@ -140,7 +141,7 @@ def _outputs(config: CheckConfig) -> list[Named]:
         raise OptionError(
             f"--fix {config.fix} is inside {config.data}: it would be read as part of the dataset.",
             hint="name a folder outside, "
-            f"e.g. --fix {typed(f'{config.data.resolve().name}_clean')}",
+            f"e.g. --fix {quoted(f'{config.data.resolve().name}_clean')}",
         )
     given = [(spelled(name), getattr(config, name)) for name in names]
     outputs = [(flag, path) for flag, path in given if path is not None]
@@ -153,7 +154,7 @@ def _outputs(config: CheckConfig) -> list[Named]:
     if config.write is not None and config.write.suffix.lower() != ".toml":
         raise OptionError(
             f"--write {config.write}: train takes a file named *.toml.",
-            hint=f"--write {typed(config.write.with_suffix('.toml'))}",
+            hint=f"--write {quoted(config.write.with_suffix('.toml'))}",
         )
     return outputs
 

@@ -14,7 +14,7 @@ from fcnseg.config import ExportConfig
 from fcnseg.datasets.describe import describe
 from fcnseg.engines import open_exported
 from fcnseg.engines.model_files import header_in
-from fcnseg.errors import CheckpointError, MediaError, OptionError, cannot_write, typed
+from fcnseg.errors import CheckpointError, MediaError, OptionError, cannot_write, quoted
 from fcnseg.exporting import FORMATS, convert, opset_of
 from fcnseg.exporting.graph import GraphOptions
 from fcnseg.exporting.onnx_file import (
@@ -189,7 +189,7 @@ def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> Exp
     if path.suffix.lower() != ".zip":
         raise OptionError(
             f"A bundle is named *.zip; found {path.name!r}.",
-            hint=f"--out {typed(path.with_suffix('.zip'))}",
+            hint=f"--out {quoted(path.with_suffix('.zip'))}",
         )
     refuse_overwriting([("--out", path)], [], kept=model_files([model]))
     _refuse_other_file(path, is_bundle)
@@ -258,7 +258,7 @@ def _target(config: ExportConfig, model: Path) -> Path:
     if config.out.suffix.lower() != suffix:
         raise OptionError(
             f"An exported {config.format} file is named *{suffix}; found {config.out.name!r}.",
-            hint=f"--out {typed(config.out.with_suffix(suffix))}",
+            hint=f"--out {quoted(config.out.with_suffix(suffix))}",
         )
     return config.out
 
@@ -277,7 +277,7 @@ def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
         raise OptionError(
             f"{taken[0]} belongs to something else ({path.name} is not there), and would be "
             "written over.",
-            hint=f"name another file, e.g. --out {typed(path.with_stem(f'{path.stem}_export'))}",
+            hint=f"name another file, e.g. --out {quoted(path.with_stem(f'{path.stem}_export'))}",
         )
 
 
@@ -293,7 +293,7 @@ def _refuse_other_file(path: Path, is_ours: Callable[[Path], bool]) -> None:
             return
     raise OptionError(
         f"{path} already exists and was not written by fcnseg export.",
-        hint=f"name another file: --out {typed(path.with_stem(f'{path.stem}_export'))}",
+        hint=f"name another file: --out {quoted(path.with_stem(f'{path.stem}_export'))}",
     )
 
 

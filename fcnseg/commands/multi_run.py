@@ -11,7 +11,7 @@ from typing import Any
 from fcnseg import notebook
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.dataset_toml import read_declared
-from fcnseg.errors import Interrupted, MediaError, percent, to_bytes, typed
+from fcnseg.errors import Interrupted, MediaError, percent, quoted, to_bytes
 from fcnseg.io.images import write_bytes
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.overwriting import refuse_overwriting
@@ -207,6 +207,6 @@ def _resumable(several: MultiRun) -> Iterator[None]:
             several.made.discard()
         elif isinstance(error, Interrupted | KeyboardInterrupt):
             message = error.message if isinstance(error, Interrupted) else "Interrupted."
-            hint = f"resume all with: fcnseg train {typed(several.folder)} --resume"
+            hint = f"resume all with: fcnseg train {quoted(several.folder)} --resume"
             raise Interrupted(message, hint=hint) from None
         raise

@@ -21,7 +21,7 @@ from fcnseg.datasets.draw_splits import Fold
 from fcnseg.datasets.loader import BatchSampler, collate
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.errors import DatasetError, FcnsegError, Interrupted, OptionError, counted, typed
+from fcnseg.errors import DatasetError, FcnsegError, Interrupted, OptionError, counted, quoted
 from fcnseg.files import NonLocalPath, as_path
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.overwriting import refuse_file, refuse_overwriting
@@ -257,12 +257,12 @@ def _resume(
     if config.data is None:
         raise OptionError(
             f"{run.config} names no dataset: it was changed.",
-            hint=f"name it: fcnseg train FOLDER --out {typed(run.folder)} --resume",
+            hint=f"name it: fcnseg train FOLDER --out {quoted(run.folder)} --resume",
         )
     if not config.data.exists():
         raise DatasetError(
             f"The dataset of {run.folder} no longer exists: {config.data}.",
-            hint=f"if it was moved: fcnseg train NEW_FOLDER --out {typed(run.folder)} --resume",
+            hint=f"if it was moved: fcnseg train NEW_FOLDER --out {quoted(run.folder)} --resume",
         )
     state, tensors = load_state(run.state)
     refuse_edited(run, stored, tensors.get("options"))

@@ -17,7 +17,7 @@ from fcnseg.config.options import EngineName
 from fcnseg.datasets.pairing.by_content import without_labels
 from fcnseg.distributed import Distributed
 from fcnseg.engines.averaging import check_is_video
-from fcnseg.errors import MediaError, OptionError, typed
+from fcnseg.errors import MediaError, OptionError, quoted
 from fcnseg.files import as_path, is_stdout, stamp
 from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import SUFFIXES, Renderer
@@ -121,7 +121,7 @@ class InferPlan:
         once = config.smooth or "-" in config.source or any(part.live for part in parts)
         if once or (in_one and not later and len(parts) == 1):
             return ""
-        return "--skip-done" if config.out else f"-o {typed(self.decided.out)} --skip-done"
+        return "--skip-done" if config.out else f"-o {quoted(self.decided.out)} --skip-done"
 
 
 def make_plan(job: Job, decided: Decided | None = None) -> InferPlan:
@@ -257,7 +257,7 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequ
         if within := next((kind for kind in kinds if is_below(config.shares, kind)), None):
             raise OptionError(
                 f"--shares {config.shares} is in {within}, which is for the files of --save.",
-                hint=f"--shares {typed(within.parent / config.shares.name)}",
+                hint=f"--shares {quoted(within.parent / config.shares.name)}",
             )
         outputs.append(("--shares", config.shares))
     refuse_sources(outputs, config.source, kept=model_files(models))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fcnseg.config import InferConfig
-from fcnseg.errors import OptionError, typed
+from fcnseg.errors import OptionError, quoted
 from fcnseg.files import as_path, is_stdout, kind_of, partial, safe_path
 from fcnseg.inference.outputs import COMBINED, SUFFIXES
 from fcnseg.inference.outputs.manifest import Manifest
@@ -195,7 +195,7 @@ def _no_such_file(kind: Kind, out: Path, save: Sequence[str]) -> OptionError:
 def _free(out: Path, suffix: str = "") -> str:
     """An unused --out with another suffix, as typed: an existing file may be the source itself."""
     path = out.with_suffix(suffix)
-    return f"-o {typed(path.with_name(f'{path.stem}_out{suffix}') if path.exists() else path)}"
+    return f"-o {quoted(path.with_name(f'{path.stem}_out{suffix}') if path.exists() else path)}"
 
 
 def _several(kind: Kind) -> str:

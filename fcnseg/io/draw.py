@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.errors import shown, user_path
+from fcnseg.errors import printable, user_path
 from fcnseg.io import cv2
 from fcnseg.io.images import resize_image
 
@@ -133,7 +133,7 @@ def caption(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     size = int(np.clip(height / 22, 12, 28))
     strip = Image.new("RGB", (width, round(size * 1.6)), _PAPER)
-    text = shown(text)
+    text = printable(text)
     ImageDraw.Draw(strip).text((size // 2, size // 5), text, fill=_INK, font=font_for(text, size))
     return np.vstack([np.asarray(strip), image])
 
@@ -164,7 +164,7 @@ def legend(
 def _legend_column(
     classes: ClassMap, listed: Sequence[int], line: int, height: int
 ) -> NDArray[np.uint8]:
-    names = [shown(classes.names[index]) for index in listed]
+    names = [printable(classes.names[index]) for index in listed]
     fonts = [font_for(name, max(7, line * 2 // 3)) for name in names]
     lengths = [int(font.getlength(name)) for font, name in zip(fonts, names, strict=True)]
     width = 2 * line + max(lengths, default=0)

@@ -26,7 +26,7 @@ from fcnseg.errors import (
     counted,
     did_you_mean,
     path_of,
-    typed,
+    quoted,
     with_name,
 )
 from fcnseg.files import atomic_write, utf8_name
@@ -214,7 +214,7 @@ def alternative_hint(path: Path) -> str:
     """Hint for a file that is no usable checkpoint: one of its run's, or how to train one."""
     other = path.parent / (LAST if path.name == BEST else BEST)
     what = "other checkpoint" if path.name in (BEST, LAST) else "best checkpoint"
-    return f"the run's {what} is there: {typed(other)}" if other.is_file() else TRAIN_HINT
+    return f"the run's {what} is there: {quoted(other)}" if other.is_file() else TRAIN_HINT
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -256,7 +256,7 @@ def find_model(
         return path / BEST
     if path.is_dir():
         kinds = ("*.safetensors", "*.onnx", f"*/{BEST}")
-        near = sorted(typed(file) for kind in kinds for file in path.glob(kind))
+        near = sorted(quoted(file) for kind in kinds for file in path.glob(kind))
         hint = alternative_hint(path / BEST)
         if near and hint == TRAIN_HINT:
             hint = f"models there: {', '.join(near[:3])}{' ...' * (len(near) > 3)}"

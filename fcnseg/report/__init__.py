@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fcnseg import __version__
-from fcnseg.errors import PARSE_ERRORS, counted, from_bytes, points, shown
+from fcnseg.errors import PARSE_ERRORS, counted, from_bytes, points, printable
 from fcnseg.metrics import none_for_nan
 from fcnseg.metrics.regions import MEANINGS
 from fcnseg.metrics.scores import ImageScore, Scores
@@ -77,12 +77,12 @@ def eval_page(
     """
     values = scores.as_dict()
     for row in values["classes"]:
-        row["shown"] = shown(row["name"])
+        row["shown"] = printable(row["name"])
     ranked = [scores.images[place] for place in worst_first(scores)]
     confusion, note = _confusion(scores)
     content = {
         "title": f"mIoU {_percent(values['miou'])} on {counted(len(ranked), 'image')}",
-        "summary": f"{shown(protocol['model'])} on {shown(protocol['data'])}, "
+        "summary": f"{printable(protocol['model'])} on {printable(protocol['data'])}, "
         f"split {protocol['split']}",
         "values": values,
         "columns": COLUMNS,
@@ -96,8 +96,8 @@ def eval_page(
         "confusion_note": note,
         "images": _image_rows(ranked[:MAX_ROWS], gallery),
         "images_note": _images_note(len(ranked), gallery),
-        "facts": {name: shown(value) for name, value in facts.items()},
-        "findings": [(severity, shown(text)) for severity, text in findings],
+        "facts": {name: printable(value) for name, value in facts.items()},
+        "findings": [(severity, printable(text)) for severity, text in findings],
         "config": _beside(model, TRAINING),
         "made_with": _beside(model, "environment.json"),
         **_charts(scores, values, model),
@@ -105,7 +105,7 @@ def eval_page(
     data = {
         "views": gallery.views,
         "order": [image.index for image in ranked],
-        "names": {image.index: shown(image.name) for image in scores.images},
+        "names": {image.index: printable(image.name) for image in scores.images},
         "score_names": ["mIoU"],
         "sides": ["labels", "prediction"],
         "confusion": confusion,
@@ -117,7 +117,7 @@ def _image_rows(images: Sequence[ImageScore], gallery: Gallery) -> list[dict[str
     return [
         {
             "index": image.index,
-            "name": shown(image.name),
+            "name": printable(image.name),
             "miou": none_for_nan(image.report.miou),
             "f1": none_for_nan(image.outline_f1),
             "size": f"{image.size[1]}x{image.size[0]}",
@@ -142,7 +142,7 @@ def comparison_page(
     images = [
         {
             "index": indices[row["name"]],
-            "name": shown(row["name"]),
+            "name": printable(row["name"]),
             "miou": row["miou"],
             "view": indices[row["name"]] in gallery.views,
         }
@@ -150,13 +150,13 @@ def comparison_page(
     ]
     content = {
         "title": f"{len(letters)} models on {counted(len(images), 'image')}",
-        "summary": f"{shown(protocol['data'])}, split {protocol['split']}",
+        "summary": f"{printable(protocol['data'])}, split {protocol['split']}",
         "values": values,
-        "models": {letter: shown(path) for letter, path in values["models"].items()},
+        "models": {letter: printable(path) for letter, path in values["models"].items()},
         "others": letters[1:],
         "rows": [
             {
-                "name": shown(row["name"]),
+                "name": printable(row["name"]),
                 "iou": row["iou"],
                 "points": [points(one, row["iou"][0]) for one in row["iou"][1:]],
             }
@@ -220,7 +220,7 @@ def _beside(model: Path | None, name: str) -> str:
     path = None if model is None else model.with_name(name)
     if path is None or not path.is_file():
         return ""
-    return "\n".join(shown(line) for line in from_bytes(path.read_bytes()).splitlines())
+    return "\n".join(printable(line) for line in from_bytes(path.read_bytes()).splitlines())
 
 
 def _confusion(scores: Scores) -> tuple[dict[str, Any], str]:
@@ -241,7 +241,7 @@ def _confusion(scores: Scores) -> tuple[dict[str, Any], str]:
         key: sorted(rows, key=lambda row: -row[1])[:IMAGES_PER_CELL] for key, rows in behind.items()
     }
     matrix = {
-        "names": [shown(scores.classes[k]) for k in kept],
+        "names": [printable(scores.classes[k]) for k in kept],
         "counts": scores.matrix[np.ix_(kept, kept)].tolist(),
         "images": top,
     }
@@ -264,12 +264,12 @@ def multi_run_page(run: str, summary: Mapping[str, Any]) -> str:
     run: their folder. summary: as in its report.json.
     """
     rows = {"mIoU": summary["miou"], "pixel accuracy": summary["pixel_accuracy"]}
-    rows |= {f"IoU {shown(name)}": values for name, values in summary["iou"].items()}
+    rows |= {f"IoU {printable(name)}": values for name, values in summary["iou"].items()}
     content = {
         "title": f"mIoU {_percent(summary['miou']['mean'])}, mean of {len(summary['runs'])} runs",
-        "summary": f"{shown(run)}: {summary['kind']}",
+        "summary": f"{printable(run)}: {summary['kind']}",
         "rows": rows,
-        "runs": [{**each, "name": shown(each["name"])} for each in summary["runs"]],
+        "runs": [{**each, "name": printable(each["name"])} for each in summary["runs"]],
     }
     return render("several.html.j2", content)
 
@@ -284,8 +284,8 @@ def check_page(
     splits = [name for name in ("train", "val", "test") if name in found["parts"]]
     looks = legend(result.description.classes)
     content = {
-        "title": shown(title),
-        "summary": shown(result.summary),
+        "title": printable(title),
+        "summary": printable(result.summary),
         "splits": splits,
         "classes": [
             {
@@ -298,14 +298,14 @@ def check_page(
         "findings": [
             {
                 **one,
-                "message": shown(one["message"]),
-                "repair": shown(one["repair"]),
-                "files": [shown(name) for name in one["files"]],
+                "message": printable(one["message"]),
+                "repair": printable(one["repair"]),
+                "files": [printable(name) for name in one["files"]],
             }
             for one in found["findings"]
         ],
         "views": [
-            {"name": shown(name), "image": png(image), "labels": png(labels)}
+            {"name": printable(name), "image": png(image), "labels": png(labels)}
             for name, image, labels in views
         ],
         "count": result.count,

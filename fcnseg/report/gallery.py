@@ -14,7 +14,7 @@ from PIL import Image
 
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.datasets.loader import LabelledImages, Sample
-from fcnseg.errors import shown
+from fcnseg.errors import printable
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import encode_image, resize_image, resize_labels
 from fcnseg.metrics import none_for_nan
@@ -78,7 +78,7 @@ class Gallery:
                 layers += self._heatmaps(one.probabilities, size)
         image = jpeg(resize_image(sample.image, size))
         view = {
-            "name": shown(sample.name),
+            "name": printable(sample.name),
             "scores": list(map(none_for_nan, scores)),
             "width": size[1],
             "height": size[0],
@@ -100,8 +100,8 @@ class Gallery:
         for k in kept:
             levels = np.rint(255 * np.clip(probabilities[k], 0, 1)).astype(np.uint8)
             source = png(resize_image(levels, size))
-            title = f"probability of {shown(self.classes.names[k])}"
-            layers.append({"title": title, "src": source, "heat": shown(self.classes.names[k])})
+            title = f"probability of {printable(self.classes.names[k])}"
+            layers.append({"title": title, "src": source, "heat": printable(self.classes.names[k])})
         return layers
 
     def _terms(self, skips: Mapping[int, NDArray[np.float32]]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Gallery:
         values = np.rint(kept / step).astype("<i2").tobytes()
         return {
             "strides": strides,
-            "classes": [shown(self.classes.names[k]) for k in highest],
+            "classes": [printable(self.classes.names[k]) for k in highest],
             "width": len(columns),
             "height": len(rows),
             "step": step,
@@ -130,7 +130,7 @@ class Gallery:
 def legend(classes: ClassMap) -> list[dict[str, str]]:
     """Names and colors of classes, for a page."""
     return [
-        {"name": shown(name), "color": _hex(color)}
+        {"name": printable(name), "color": _hex(color)}
         for name, color in zip(classes.names, classes.colors.tolist(), strict=True)
     ]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcnseg.errors import MissingExtra, cannot_write, shown, to_bytes
+from fcnseg.errors import MissingExtra, cannot_write, printable, to_bytes
 from fcnseg.files import is_stdout
 from fcnseg.inference.review import Suspect
 from fcnseg.io.images import write_bytes
@@ -58,11 +58,11 @@ def image_table(scores: Scores) -> str:
     for image in scores.images:
         report = image.report
         means = (report.miou, report.pixel_accuracy, image.outline_f1)
-        cells: list[Cell] = [shown(image.name), *image.size, image.ignored, *means]
+        cells: list[Cell] = [printable(image.name), *image.size, image.ignored, *means]
         cells += [one.iou for one in report.classes]
         rows.append((float(np.nan_to_num(report.miou, nan=2)), cells))  # unlabelled: last
     rows.sort(key=lambda row: row[0])
-    heading += [f"iou {shown(name)}" for name in scores.classes]
+    heading += [f"iou {printable(name)}" for name in scores.classes]
     return _csv(heading, (cells for _, cells in rows))
 
 
@@ -70,8 +70,8 @@ def comparison_table(
     models: Mapping[str, str], images: Iterable[tuple[str, Sequence[float]]]
 ) -> str:
     """CSV: a line per image with the mIoU of each model, as fractions."""
-    heading = [f"{letter} {shown(path)}" for letter, path in models.items()]
-    return _csv(["image", *heading], ([shown(name), *values] for name, values in images))
+    heading = [f"{letter} {printable(path)}" for letter, path in models.items()]
+    return _csv(["image", *heading], ([printable(name), *values] for name, values in images))
 
 
 def suspects_table(
@@ -84,18 +84,18 @@ def suspects_table(
     for one in suspects:
         names = (one.name, files[one.name], classes[one.labelled], classes[one.predicted])
         numbers = (one.score, one.area, *one.box, one.p_predicted, one.p_labelled)
-        rows.append([*map(shown, names), *numbers])
+        rows.append([*map(printable, names), *numbers])
     return _csv(heading, rows)
 
 
 def to_label_table(images: Iterable[tuple[str, float]]) -> str:
     """CSV: images and the model's uncertainty, in the order in which to label them."""
-    return _csv(["image", "uncertainty"], ([shown(name), value] for name, value in images))
+    return _csv(["image", "uncertainty"], ([printable(name), value] for name, value in images))
 
 
 def confusion_table(scores: Scores) -> str:
     """CSV: pixels, a row for each true class and a column for each predicted one."""
-    names = [shown(name) for name in scores.classes]
+    names = [printable(name) for name in scores.classes]
     rows = [[name, *row] for name, row in zip(names, scores.matrix.tolist(), strict=True)]
     return _csv(["true \\ predicted", *names], rows)
 
@@ -165,11 +165,11 @@ _LATEX = str.maketrans(
 
 
 def _latex(text: str) -> str:
-    return shown(text).translate(_LATEX)
+    return printable(text).translate(_LATEX)
 
 
 def _markdown(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\|*_`<>[]" else c for c in shown(text))
+    return "".join(f"\\{c}" if c in "\\|*_`<>[]" else c for c in printable(text))
 
 
 def _csv(heading: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
@@ -227,7 +227,9 @@ def line_chart(
     figure, axes = _figure(5.2, 2.6)
     for (label, values), color in zip(series.items(), MARKS * 9, strict=False):
         heights = [float("nan") if value is None else value for value in values]
-        axes.plot(x, heights, label=shown(label), color=color, marker="o" if len(x) < 30 else None)
+        axes.plot(
+            x, heights, label=printable(label), color=color, marker="o" if len(x) < 30 else None
+        )
     axes.set_xlabel(x_name)
     axes.set_ylabel(name)
     if len(series) > 1:
@@ -239,7 +241,7 @@ def line_chart(
 def bar_chart(values: Mapping[str, float], *, unit: str, name: str) -> str:
     """Horizontal bars with their values, from the top down."""
     figure, axes = _figure(5.2, 0.5 + 0.32 * len(values))
-    drawn = axes.barh([shown(key) for key in values], list(values.values()), color=BLUE)
+    drawn = axes.barh([printable(key) for key in values], list(values.values()), color=BLUE)
     axes.bar_label(drawn, fmt="%.2f", padding=3, color=_INK)
     axes.invert_yaxis()
     axes.margins(x=0.15)

@@ -14,7 +14,7 @@ from torch import Tensor
 from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.datasets import Pair
-from fcnseg.errors import DatasetError, OptionError, typed
+from fcnseg.errors import DatasetError, OptionError, quoted
 from fcnseg.io.bands import Layout, choose_bands
 from fcnseg.io.bands.files import measure_bands
 from fcnseg.models.backbones import with_bands
@@ -131,7 +131,7 @@ def _from_checkpoint(
             f"{path} is the complete published network {old.spec.backbone}, which has no decoder "
             "to train.",
             hint="start a new decoder on its backbone: "
-            f"--backbone NAME --backbone-weights {typed(path)}",
+            f"--backbone NAME --backbone-weights {quoted(path)}",
         )
     shape = {name: getattr(old.spec, name) for name in SHAPE if getattr(config, name) is None}
     config = dataclasses.replace(config, **shape)

@@ -12,7 +12,7 @@ import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.loader import Batch, Pace
-from fcnseg.errors import Interrupted, TrainingError, counted, is_out_of_memory, typed
+from fcnseg.errors import Interrupted, TrainingError, counted, is_out_of_memory, quoted
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, EpochEnd, Event, Message, Progress, StopSignal
@@ -309,7 +309,7 @@ class Trainer:
         raise Interrupted(
             f"Stopped in epoch {number}{self.schedule.length()}, after {inside} of its "
             f"{self.sampler.epoch_steps} steps; everything is saved in {self.run.folder}.",
-            hint=f"resume with: fcnseg train {typed(self.run.folder)} --resume",
+            hint=f"resume with: fcnseg train {quoted(self.run.folder)} --resume",
         )
 
     def _save(self) -> None:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from fcnseg.classes import IGNORE
 from fcnseg.datasets.loader import LabelledImages, Sample
-from fcnseg.errors import MissingExtra, percent, shown
+from fcnseg.errors import MissingExtra, percent, printable
 from fcnseg.inference.prediction import PredictLabels
 from fcnseg.io.draw import caption, overlay, side_by_side
 from fcnseg.io.images import write_image
@@ -62,7 +62,8 @@ def draw_same(
 def load_best(path: Path, callback: Callback) -> Checkpoint:
     """The best checkpoint of a training; a warning names classes that it finds in no image."""
     best = Checkpoint.load(path)
-    if lost := [shown(one["name"]) for one in best.report.get("classes", ()) if one["iou"] == 0]:
+    classes = best.report.get("classes", ())
+    if lost := [printable(one["name"]) for one in classes if one["iou"] == 0]:
         text = "more --epochs may help, if the labels are right: see fcnseg check"
         callback(Message(f"Not found in any image scored: {', '.join(lost)}; {text}", "warning"))
     return best
@@ -127,7 +128,7 @@ def with_tensorboard(callback: Callback, folder: Path, *, epochs_done: int = 0) 
                     writer.add_scalar(name, value, event.epoch)
             for name, iou in event.class_iou.items():
                 if iou is not None:
-                    writer.add_scalar(f"iou/{shown(name)}", iou, event.epoch)
+                    writer.add_scalar(f"iou/{printable(name)}", iou, event.epoch)
             writer.flush()
         callback(event)
 

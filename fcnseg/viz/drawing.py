@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from fcnseg.errors import MissingExtra, shown
+from fcnseg.errors import MissingExtra, printable
 from fcnseg.io.draw import Font, font_for, heatmap
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def wrapped(text: str, width: float, size: int) -> list[str]:
     """Wrap a text into lines of at most `width` pixels, between words if possible."""
     lines: list[str] = []
     line = ""
-    for word in shown(text).split():
+    for word in printable(text).split():
         longer = f"{line} {word}" if line else word
         if width_of(longer, size) <= width:
             line = longer
@@ -144,7 +144,7 @@ def wrapped(text: str, width: float, size: int) -> list[str]:
 
 def truncate(text: str, width: float, size: int) -> str:
     """Shorten a text with an ellipsis to at most `width` pixels."""
-    text = shown(text)
+    text = printable(text)
     if width_of(text, size) <= width:
         return text
     while text and width_of(text + "...", size) > width:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fcnseg.errors import shown
+from fcnseg.errors import printable
 from fcnseg.io.images import resize_image
 from fcnseg.viz import Panel
 from fcnseg.viz.drawing import (
@@ -207,7 +207,7 @@ def _caption(panel: Panel, width: int, text: int, *, fixed: bool) -> Block:
     titles = [truncate(panel.title, room, text)] if fixed else titles
     marks += [TextLine(left, top + i * _line(text), line, text) for i, line in enumerate(titles)]
     bottom = top + (len(titles) - 1) * _line(text)
-    note = shown(panel.note)
+    note = printable(panel.note)
     behind = left + round(width_of(titles[-1], text) + text * 0.7)
     if note and behind + width_of(note, small) <= width:
         marks.append(TextLine(behind, bottom + text * 0.12, note, small, faint=True))
@@ -262,7 +262,7 @@ def _scale(scale: Scale, text: int, width: int, *, fixed: bool = False) -> Block
     marks.append(TextLine(left, top, scale.high, text))
     left += round(width_of(scale.high, text) + text)
     bottom = top
-    meaning = truncate(scale.meaning, width - left, text) if fixed else shown(scale.meaning)
+    meaning = truncate(scale.meaning, width - left, text) if fixed else printable(scale.meaning)
     if left + width_of(meaning, text) <= width:
         marks.append(TextLine(left, top, meaning, text, faint=True))
     else:

@@ -14,7 +14,7 @@ from fcnseg.commands.check import check
 from fcnseg.config import CheckConfig
 from fcnseg.datasets import split_sizes
 from fcnseg.datasets.describe import describe
-from fcnseg.errors import typed
+from fcnseg.errors import quoted
 from fcnseg.progress import Event, Message
 from tests.datasets import test_describe, test_pairing, written
 from tests.datasets.test_describe import LAYOUTS, assert_same, samples
@@ -42,7 +42,7 @@ def test_the_command_to_train_on_the_copy_is_named(drawn_folder: Path, tmp_path:
     out, contact = tmp_path / "a clean copy", tmp_path / "contact.png"
     check(CheckConfig(data=drawn_folder, fix=out, contact=contact), said.append)
     texts = [event.text for event in said if isinstance(event, Message)]
-    assert any(text.endswith(f"Next: fcnseg train {typed(out)}") for text in texts)
+    assert any(text.endswith(f"Next: fcnseg train {quoted(out)}") for text in texts)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

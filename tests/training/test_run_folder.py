@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fcnseg.config import TrainConfig
-from fcnseg.errors import InputError, OptionError, typed
+from fcnseg.errors import InputError, OptionError, quoted
 from fcnseg.training.run_folder import RunFolder, write_atomically
 from fcnseg.training.run_folder.resume import (
     continued,
@@ -310,4 +310,4 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "state.pt").touch()
     with pytest.raises(InputError, match="No space left") as caught:
         write_atomically(path, fail)
-    assert f"fcnseg train {typed(tmp_path)} --resume" in caught.value.hint
+    assert f"fcnseg train {quoted(tmp_path)} --resume" in caught.value.hint

@@ -19,7 +19,7 @@ from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.loader import ErrorsAsItems
 from fcnseg.datasets.pairing.by_content import without_labels
-from fcnseg.errors import DatasetError, FcnsegError, InputError, OptionError, shown, to_bytes
+from fcnseg.errors import DatasetError, FcnsegError, InputError, OptionError, printable, to_bytes
 from fcnseg.files import shortened
 from fcnseg.inference.evaluation import dataset_for, skipped_image
 from fcnseg.inference.loading import load_as
@@ -322,10 +322,10 @@ def thumbnail(image: NDArray[np.uint8]) -> str:
 
 def review_page(title: str, summary: str, cards: Sequence[Card], classes: ClassMap) -> str:
     """The HTML page."""
-    plain = [Card(shown(one.name), shown(one.text), one.images) for one in cards]
+    plain = [Card(printable(one.name), printable(one.text), one.images) for one in cards]
     content = {
         "title": title,
-        "summary": shown(summary),
+        "summary": printable(summary),
         "cards": plain,
         "legend": legend(classes) if any(len(one.images) > 1 for one in cards) else [],
     }

@@ -28,7 +28,7 @@ from fcnseg.datasets.describe import own_split_sizes, scan
 from fcnseg.datasets.draw_splits import Fold, with_fold
 from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import VAL_FRACTION, Video, find_copies, find_similar, find_videos
-from fcnseg.errors import DatasetError, counted, percent, typed
+from fcnseg.errors import DatasetError, counted, percent, quoted
 from fcnseg.io.bands import Layout
 from fcnseg.progress import Callback, no_callback
 
@@ -108,14 +108,14 @@ class CheckResult:
         errors = [finding for finding in self.findings if finding.severity == "error"]
         if not errors:
             return
-        clean = f"fcnseg check {typed(data)} --fix {typed(f'{data.resolve().name}_clean')}"
+        clean = f"fcnseg check {quoted(data)} --fix {quoted(f'{data.resolve().name}_clean')}"
         by_copy = any("--fix" in one.repair for one in errors)
         if len(errors) == 1:
             hint = errors[0].repair + (f": {clean}" if by_copy else "")
             raise DatasetError(errors[0].sentence, hint=hint)
         details = [f"{one.sentence} Fix: {one.repair}." for one in errors]
         hint = (
-            f"{clean} writes a copy that can be used" if by_copy else f"fcnseg check {typed(data)}"
+            f"{clean} writes a copy that can be used" if by_copy else f"fcnseg check {quoted(data)}"
         )
         raise DatasetError(
             f"{data} has {counted(len(errors), 'error')}:", hint=hint, details=details

@@ -24,7 +24,7 @@ from fcnseg.datasets.pairing import (
     suffix_of,
 )
 from fcnseg.datasets.pairing.by_words import split_in
-from fcnseg.errors import PARSE_ERRORS, DatasetError, from_bytes, is_file, to_path, typed
+from fcnseg.errors import PARSE_ERRORS, DatasetError, from_bytes, is_file, quoted, to_path
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst", ".jsonl", ".manifest")
 
@@ -126,7 +126,7 @@ def refuse_missing(listing: Listing) -> None:
         if any(_leaves(file, listing.root) for file in _files(path)):
             raise DatasetError(
                 f"{path} lists pairs of image and label files outside {listing.root}.",
-                hint=f"if that is what you want, name the list itself: {typed(path)}",
+                hint=f"if that is what you want, name the list itself: {quoted(path)}",
             )
 
 

@@ -20,7 +20,7 @@ from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
 from fcnseg.engines.base import Engine
 from fcnseg.engines.model_files import header_in
-from fcnseg.errors import CheckpointError, MediaError, OptionError, typed
+from fcnseg.errors import CheckpointError, MediaError, OptionError, quoted
 from fcnseg.files import cache_folder
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import with_shown
@@ -207,7 +207,7 @@ def open_engine(
     if options.precision == "int8":
         raise OptionError(
             f"{path} is not in int8: int8 needs images for calibration.",
-            hint=f"fcnseg export {typed(path)} --precision int8 --data FOLDER writes one",
+            hint=f"fcnseg export {quoted(path)} --precision int8 --data FOLDER writes one",
         )
     checkpoint = Checkpoint.load(path)
     if options.engine == "torch":

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fcnseg.config import TrainConfig
-from fcnseg.errors import PARSE_ERRORS, InputError, OptionError, from_bytes, to_bytes, typed
+from fcnseg.errors import PARSE_ERRORS, InputError, OptionError, from_bytes, quoted, to_bytes
 from fcnseg.files import atomic_write
 
 RUNS = Path("runs")
@@ -153,7 +153,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except OSError as error:
         hint = "is the disk full or read-only?"
         if RunFolder(path.parent).state.exists():
-            hint += f" When that is mended: fcnseg train {typed(path.parent)} --resume"
+            hint += f" When that is mended: fcnseg train {quoted(path.parent)} --resume"
         raise InputError(f"Can't write {path}: {error.strerror}.", hint=hint) from error
 
 
@@ -294,6 +294,6 @@ def refuse_run(data: Path) -> None:
     if (run.state.is_file() and run.config.is_file()) or multi_run_in(folder):
         raise OptionError(
             f"{data} is {'a run' if data == folder else 'a file of a run'}, not a dataset.",
-            hint=f"resume it: fcnseg train {typed(folder)} --resume; "
-            f"or start from its weights: fcnseg train DATA --finetune {typed(folder)}",
+            hint=f"resume it: fcnseg train {quoted(folder)} --resume; "
+            f"or start from its weights: fcnseg train DATA --finetune {quoted(folder)}",
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from fcnseg.config import TrainConfig
 from fcnseg.config.options import options_of
-from fcnseg.errors import InputError, OptionError, typed
+from fcnseg.errors import InputError, OptionError, quoted
 from fcnseg.files import numbered
 from fcnseg.training.run_folder import RUNS, RunFolder, multi_run_in, refuse_run
 from fcnseg.training.run_folder.state import load_state, locked
@@ -104,7 +104,7 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
     raise OptionError(
         f"No run in {runs}{os.sep} was trained on {config.data}{missing}.",
         hint="if the dataset was moved since, name the run folder, too: "
-        f"fcnseg train {typed(config.data)} --out RUN --resume; without --resume, a new one starts",
+        f"fcnseg train {quoted(config.data)} --out RUN --resume; without it, a new run starts",
     )
 
 
@@ -126,10 +126,10 @@ def _refuse_stateless(run: RunFolder) -> None:
         return
     text = f"{run.folder} has no state to resume from ({run.state.name}): "
     if weights := next((path for path in (run.last, run.best) if path.is_file()), None):
-        again = f"fcnseg train {typed(data or 'DATA')} --finetune {typed(weights)}"
+        again = f"fcnseg train {quoted(data or 'DATA')} --finetune {quoted(weights)}"
         hint = f"start a new run from them: {again}"
         raise OptionError(f"{text}only weights are there.", hint=hint)
-    again = f"fcnseg train --like {typed(run.folder)} --out NEW_RUN"
+    again = f"fcnseg train --like {quoted(run.folder)} --out NEW_RUN"
     hint = f"start it again: {again}; what is in {run.folder} stays as it is"
     raise OptionError(f"{text}its training ended before the first was saved.", hint=hint)
 
@@ -176,7 +176,7 @@ def stored_options(run: RunFolder) -> TrainConfig:
             f"{run.config} was changed since the run began: it no longer sets "
             f"{', '.join(undecided)}.",
             hint="restore the file; or start a new run from the weights of this one: "
-            f"fcnseg train DATA --finetune {typed(run.folder)}",
+            f"fcnseg train DATA --finetune {quoted(run.folder)}",
         )
     return config
 
@@ -199,7 +199,7 @@ def refuse_edited(run: RunFolder, stored: TrainConfig, begun: Mapping[str, Any] 
         raise OptionError(
             f"{run.config} was changed since the run began: {', '.join(sorted(edited))}.",
             hint="restore the values; or start a new run with the changed ones: "
-            f"fcnseg train --like {typed(run.folder)}",
+            f"fcnseg train --like {quoted(run.folder)}",
         )
 
 

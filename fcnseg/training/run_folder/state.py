@@ -23,7 +23,7 @@ from typing import IO, Any
 import torch
 
 from fcnseg.datasets import Description, files_of, sizes
-from fcnseg.errors import PARSE_ERRORS, CheckpointError, Interrupted, OptionError, to_bytes, typed
+from fcnseg.errors import PARSE_ERRORS, CheckpointError, Interrupted, OptionError, quoted, to_bytes
 from fcnseg.models.weights import why_unreadable
 from fcnseg.progress import Callback, Message
 from fcnseg.training.run_folder import RunFolder, write_atomically
@@ -128,7 +128,7 @@ def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
         beside = [path.with_name(f"{name}.safetensors") for name in ("last", "best")]
         hint = "start a new run"
         if weights := next((file for file in beside if file.is_file()), None):
-            hint += f" from its weights: fcnseg train DATA --finetune {typed(weights)}"
+            hint += f" from its weights: fcnseg train DATA --finetune {quoted(weights)}"
         raise CheckpointError(
             f"{path} is damaged or not a training state: {why_unreadable(path, error)}.", hint=hint
         ) from error
@@ -312,5 +312,5 @@ def completing(run: RunFolder) -> Iterator[None]:
         raise Interrupted(
             "Stopped after the last epoch, while the model was calibrated and the report written; "
             f"everything else is saved in {run.folder}.",
-            hint=f"complete it with: fcnseg train {typed(run.folder)} --resume",
+            hint=f"complete it with: fcnseg train {quoted(run.folder)} --resume",
         ) from None
