@@ -202,11 +202,11 @@ def show_viz(result: Any) -> None:
 _USES = {
     **dict.fromkeys(
         ("onnx", "openvino", "litert", "executorch"),
-        "Use it: fcnseg infer IMAGES_OR_VIDEO -m {typed}",
+        "Use it: fcnseg infer IMAGES_OR_VIDEO -m {quoted}",
     ),
     "torchscript": "Use it in your own program: torch.jit.load({path!r})",
-    "bundle": "For other programs: unpack {typed} and read contract.md in it",
-    "web": "Serve it: python3 -m http.server --directory {typed}",
+    "bundle": "For other programs: unpack {quoted} and read contract.md in it",
+    "web": "Serve it: python3 -m http.server --directory {quoted}",
     "torch-export": "Use it in your own program: torch.export.load({path!r}).module()",
 }
 """How to use an exported file; fcnseg itself does not run formats that can contain code."""

@@ -257,7 +257,7 @@ def test_debug_shows_where(tmp_path: Path) -> None:
         ),
         (["doctor", "--jsn"], "--jsn", "did you mean --json?"),
         (["infer", "0", "1", "-m", "nuclei"], "Camera 0 can't be one of several", "this one alone"),
-        (["infer", "--webcam", "0"], "--webcam", "the SOURCE: fcnseg infer 0"),
+        (["infer", "--webcam", "0"], "--webcam", "a camera's number is the SOURCE: "),
         (["infer", "--save", "color", "side"], "folder side", "commas between: --save color,side"),
         (["viz", "p", "--show-what", "image,", "errors"], "errors", "--show-what image,errors"),
         (["export", "m", "--include", "argmax", "skips"], "(skips)", "option: --include skips"),
