@@ -2,10 +2,10 @@
 
     python benchmarks/many_classes.py [--size 480 640] [--rounds 5]
 
-With smooth random scores at stride 8 and 2 to 150 classes, alternating: fcnseg's method; every
-class upsampled in each square with several; all logits with argmax; the graph of exported files
-from `scores` to `labels`, and all logits with ArgMax, in ONNX Runtime; and the former in OpenVINO
-if it is installed. One thread. Prints CPU milliseconds (minimum of the rounds), and the minimum
+With smooth random scores at stride 8 and 2 to 150 classes, alternating: fcnseg's method; all logits
+with argmax; the graph of exported files from `scores` to `labels`, and all logits with ArgMax, in
+ONNX Runtime; and the former in OpenVINO if it is installed. Then the same for logits of two thirds
+of that size. One thread. Prints CPU milliseconds (minimum of the rounds), and the minimum
 proportion of labels that equal those of all logits.
 """
 
@@ -22,8 +22,7 @@ import onnxruntime
 import torch
 import torch.nn.functional as F
 
-from fcnseg.engines import base
-from fcnseg.engines.base import ScoreGrid, argmax_labels
+from fcnseg.engines.base import ScoreGrid, argmax_labels, enlarged_labels, resized
 from fcnseg.engines.openvino import import_openvino
 from fcnseg.exporting.labels import labels_model
 from fcnseg.models.backbones import upsample
@@ -39,31 +38,29 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     size = (chosen.size[0], chosen.size[1])
-    ways = {**WAYS, **in_files()}
+    smaller = (size[0] * 2 // 3, size[1] * 2 // 3)
+    compare({**WAYS, **in_files()}, (size[0] // FACTOR, size[1] // FACTOR), size, chosen.rounds)
+    compare(ENLARGING, smaller, size, chosen.rounds)
+
+
+def compare(ways: dict[str, Way], given: Size, size: Size, rounds: int) -> None:
+    """Print a table of the times of methods for labels of `size` of scores of the size `given`."""
     print(f"| classes | {' | '.join(ways)} | labels equal to those of all logits |")
     print("|---" * (len(ways) + 2) + "|")
     for classes in (2, 11, 21, 60, 150):
         make = torch.Generator().manual_seed(classes)
         coarse = torch.randn(1, classes, 12, 16, generator=make) * 4
-        scores = F.interpolate(coarse, (size[0] // FACTOR, size[1] // FACTOR), mode="bicubic")
-        runs = [[timed(way, scores, size) for way in ways.values()] for _ in range(chosen.rounds)]
+        scores = F.interpolate(coarse, given, mode="bicubic")
+        runs = [[timed(way, scores, size) for way in ways.values()] for _ in range(rounds)]
         times = np.array([[seconds for seconds, _ in run] for run in runs])
         labels = dict(zip(ways, (found for _, found in runs[0]), strict=True))
         least = " | ".join(f"{1000 * one:.1f}" for one in times.min(axis=0))
         same = min((found == labels[ALL]).mean() for found in labels.values())
         print(f"| {classes} | {least} | {100 * same:.3f} % |")
+    print()
 
 
 Size = tuple[int, int]
-
-
-def with_few(few: int, scores: torch.Tensor, size: Size) -> np.ndarray:
-    """Labels (H, W); every class is upsampled if there are at most `few`."""
-    before, base._FEW = base._FEW, few
-    try:
-        return ScoreGrid(FACTOR, SHIFT).labels(scores[0].numpy(), size)
-    finally:
-        base._FEW = before
 
 
 Way = Callable[[torch.Tensor, Size], np.ndarray]
@@ -71,9 +68,13 @@ Way = Callable[[torch.Tensor, Size], np.ndarray]
 ALL = "all logits"
 
 WAYS: dict[str, Way] = {
-    "fcnseg": lambda scores, size: with_few(base._FEW, scores, size),
-    "every class in mixed squares": lambda scores, size: with_few(255, scores, size),
+    "fcnseg": lambda scores, size: ScoreGrid(FACTOR, SHIFT).labels(scores[0].numpy(), size),
     ALL: lambda scores, size: argmax_labels(upsample(scores, FACTOR, SHIFT, size))[0][0],
+}
+
+ENLARGING: dict[str, Way] = {
+    "fcnseg": lambda logits, size: enlarged_labels(logits[0].numpy(), size),
+    ALL: lambda logits, size: argmax_labels(resized(logits, size))[0][0],
 }
 
 EVERY_CLASS = """
@@ -118,7 +119,8 @@ def in_openvino(model: onnx.ModelProto) -> Way:
     """The same in OpenVINO."""
     core = import_openvino().Core()
     part = core.read_model(model.SerializeToString())
-    compiled = core.compile_model(part, "CPU", {"INFERENCE_NUM_THREADS": 1})
+    options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(part, "CPU", options)
     return lambda scores, size: np.array(compiled(inputs(scores, size))[0][0])
 
 

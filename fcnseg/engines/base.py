@@ -6,12 +6,10 @@ tensors, or arrays from engines that don't need torch.
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,12 +22,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Floats = NDArray[np.float32]
-
+Images = NDArray[Any]
 Labels = NDArray[np.uint8]
+Size = tuple[int, int]
 
 _BLOCK = 1 << 12  # squares computed at once: their logits fit in the cache
 _MAX_FACTOR = 64  # of upsampling
-_FEW = 8  # classes up to which upsampling all is faster than finding those that can win
 
 
 @dataclass(frozen=True)
@@ -48,101 +46,103 @@ class ScoreGrid:
                 return cls(factor, float(shift)) if valid else None
         return None
 
-    @classmethod
-    def of_resizing(cls, size: Size, wanted: Size) -> ScoreGrid | None:
-        """The grid of enlarging (bilinear) by an integer factor; None for other sizes."""
-        factor = wanted[0] // size[0]
-        larger = 1 < factor <= _MAX_FACTOR and wanted == (size[0] * factor, size[1] * factor)
-        return cls(factor, (factor - 1) / 2) if larger else None
-
     def labels(self, scores: Floats, size: tuple[int, int]) -> Labels:
-        """Labels uint8 (H, W) of scores float32 (K, h, w); size is (H, W), at most factor * (h, w).
-
-        The first of equal classes wins. Logits are computed only where neighbours differ.
-        """
-        padding = (self.before, 1)
-        scores = np.pad(scores, ((0, 0), padding, padding), mode="edge")
-        best = argmax_over_classes(scores)[0]  # (h + before + 1, w + before + 1)
-        corner = best[:-1, :-1]
-        mixed = (corner != best[1:, :-1]) | (corner != best[:-1, 1:]) | (corner != best[1:, 1:])
-        rows, columns = np.nonzero(mixed)
-        factor = self.factor
-        squares = np.empty((len(corner), factor, corner.shape[1], factor), np.uint8)
-        squares[:] = corner[:, None, :, None]
-        for start in range(0, len(rows), _BLOCK):
-            some = slice(start, start + _BLOCK)
-            squares[rows[some], :, columns[some]] = self._square_labels(
-                scores, rows[some], columns[some]
-            )
-        full = squares.reshape(len(corner) * factor, -1)
-        cut = self.cut
-        return np.ascontiguousarray(full[cut : cut + size[0], cut : cut + size[1]])
+        """Labels uint8 (H, W) of scores float32 (K, h, w); size: at most factor * (h, w)."""
+        rows, columns = ((np.arange(length) - self.shift) / self.factor for length in size)
+        return interpolated_labels(scores, rows, columns)
 
     def logits(self, scores: Floats, size: tuple[int, int]) -> Floats:
         """Logits (N, K, H, W) of scores float32 (N, K, h, w), with sizes as in `labels`."""
-        t, padding = self.fractions, (self.before, 1)
-        maps = np.pad(scores, ((0, 0), (0, 0), padding, padding), mode="edge")
-        left, right = maps[..., :-1, None], maps[..., 1:, None]
-        maps = (left * (1 - t) + right * t).reshape(*maps.shape[:3], -1)
-        above, below, down = maps[:, :, :-1, None], maps[:, :, 1:, None], t[:, None]
-        maps = above * (1 - down) + below * down  # (N, K, h + before, factor, W')
-        full = maps.reshape(*scores.shape[:2], -1, maps.shape[-1])
-        cut = self.cut
-        return np.ascontiguousarray(full[:, :, cut : cut + size[0], cut : cut + size[1]])
+        for axis, length in zip((3, 2), size[::-1], strict=True):
+            last = scores.shape[axis] - 1
+            at = np.clip((np.arange(length) - self.shift) / self.factor, 0, last)
+            first = at.astype(np.intp)
+            t = (at - first).astype(np.float32).reshape(-1, *[1] * (3 - axis))
+            second = np.minimum(first + 1, last)
+            scores = scores.take(first, axis) * (1 - t) + scores.take(second, axis) * t
+        return scores
 
-    def _square_labels(
-        self, scores: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp]
-    ) -> Labels:
-        """Labels uint8 (M, factor, factor) of the squares with these top left corners."""
-        classes, _, width = scores.shape
-        flat, first = scores.reshape(classes, -1), rows * width + columns
-        # (4, K, M)
-        corners = np.stack([flat[:, first + step] for step in (0, 1, width, width + 1)])
+
+def enlarged_labels(logits: Floats, size: Size) -> Labels:
+    """Labels uint8 (H, W) of logits float32 (K, h, w) enlarged (bilinear) to a height and width."""
+    rows, columns = (
+        (np.arange(wanted) + 0.5) * (length / wanted) - 0.5
+        for wanted, length in zip(size, logits.shape[1:], strict=True)
+    )
+    return interpolated_labels(logits, rows, columns)
+
+
+def interpolated_labels(
+    scores: Floats, rows: NDArray[np.float64], columns: NDArray[np.float64]
+) -> Labels:
+    """Labels uint8 (H, W) of bilinear interpolation between scores float32 (K, h, w).
+
+    rows, columns: positions of the labels, (H,) and (W,), ascending, in elements of the scores;
+    beyond the first and the last one these are repeated. The first of equal classes wins. Scores
+    are interpolated only in squares whose four corners differ in the best class.
+    """
+    classes, height, width = scores.shape
+    down, across = _Axis(rows, height), _Axis(columns, width)
+    best = np.pad(argmax_over_classes(scores)[0], 1, mode="edge")  # (h + 2, w + 2)
+    corner = best[:-1, :-1]
+    mixed = (corner != best[1:, :-1]) | (corner != best[:-1, 1:]) | (corner != best[1:, 1:])
+    mixed &= down.used[:, None] & across.used
+    labels = corner[down.squares].take(across.squares, axis=1)
+    flat, (ys, xs) = scores.reshape(classes, -1), np.nonzero(mixed)
+    for start in range(0, len(ys), _BLOCK):
+        y, x = ys[start : start + _BLOCK], xs[start : start + _BLOCK]
+        top, left = down.corners[:, y] * width, across.corners[:, x]
+        places = [top[0] + left[0], top[0] + left[1], top[1] + left[0], top[1] + left[1]]
+        corners = np.stack([flat.take(place, axis=1) for place in places])  # (4, K, M)
         with np.errstate(invalid="ignore"):  # infinite scores, of networks that diverged
-            return (self._upsample_all if classes <= _FEW else self._upsample_candidates)(corners)
+            found = _upsample(corners, down.fractions[:, y], across.fractions[:, x])
+        labels[down.pixels[:, None, y], across.pixels[:, x]] = found
+    return labels
 
-    def _upsample_all(self, corners: Floats) -> Labels:
-        """Labels uint8 (M, factor, factor) between corners (4, K, M): every class is upsampled."""
-        # Elementwise: a matrix product would wake BLAS's threads, which then spin.
-        t = self.fractions[:, None]
-        one, two, three, four = corners[:, :, None]  # (K, 1, M)
+
+class _Axis:
+    """Ascending positions between the elements of an axis, grouped by square.
+
+    Square s lies between the elements s - 1 and s; the border's elements are repeated, so there is
+    one more square than elements. F: the largest number of positions in a square. Where there are
+    fewer, the last one is repeated.
+
+    squares: (N,) of each position. used: (S,), which have a position. corners: (2, S) elements.
+    pixels, fractions: (F, S), a square's positions and their distances from its first corner.
+    """
+
+    def __init__(self, positions: NDArray[np.float64], elements: int) -> None:
+        below = np.floor(positions).astype(np.intp)
+        squares = np.arange(elements + 1)
+        self.squares = np.clip(below + 1, 0, elements)
+        starts, ends = (np.searchsorted(self.squares, squares, side) for side in ("left", "right"))
+        self.used = starts < ends
+        self.corners = np.stack([np.maximum(squares - 1, 0), np.minimum(squares, elements - 1)])
+        steps = np.arange((ends - starts).max())[:, None]
+        self.pixels = np.minimum(starts + steps, ends - 1)
+        self.fractions = (positions - below).astype(np.float32)[self.pixels]
+
+
+def _upsample(corners: Floats, down: Floats, across: Floats) -> Labels:
+    """Labels uint8 (F, G, M) between corners (4, K, M) at fractions (F, M) and (G, M).
+
+    In each square only the classes that can win are interpolated.
+    """
+    possible = can_win(corners)
+    # Elementwise: a matrix product would wake BLAS's threads, which then spin.
+    down, across = np.ascontiguousarray(down.T)[..., None], np.ascontiguousarray(across.T)
+    best = np.full((len(down), down.shape[1], across.shape[1]), -np.inf, np.float32)  # (M, F, G)
+    labels = np.zeros(best.shape, np.uint8)
+    for index in np.flatnonzero(possible.any(axis=1)):
+        at = np.flatnonzero(possible[index])
+        one, two, three, four = corners[:, index, at, None]  # (m, 1)
+        t, u = across[at], down[at]
         above, below = one * (1 - t) + two * t, three * (1 - t) + four * t
-        labels = np.empty((corners.shape[2], self.factor, self.factor), np.uint8)
-        for row, weight in enumerate(self.fractions):
-            logits = above * (1 - weight) + below * weight  # (K, factor, M)
-            labels[:, row] = argmax_over_classes(logits)[0].T
-        return labels
-
-    def _upsample_candidates(self, corners: Floats) -> Labels:
-        """As _upsample_all, bit for bit; in each square only classes that can win are upsampled."""
-        possible, t = can_win(corners), self.fractions
-        best = np.full((corners.shape[2], self.factor, self.factor), -np.inf, np.float32)
-        labels = np.zeros(best.shape, np.uint8)
-        for index in np.flatnonzero(possible.any(axis=1)):
-            at = np.flatnonzero(possible[index])
-            one, two, three, four = corners[:, index, at, None]  # (m, 1)
-            above, below = one * (1 - t) + two * t, three * (1 - t) + four * t
-            logits = above[:, None] * (1 - t[:, None]) + below[:, None] * t[:, None]
-            before = best[at]  # (m, factor, factor)
-            best[at] = np.maximum(logits, before)
-            labels[at] = np.where(logits > before, np.uint8(index), labels[at])
-        return labels
-
-    @property
-    def before(self) -> int:
-        """Elements replicated before the first one, for the pixels before it: 0 or 1."""
-        return int(self.shift > 0)
-
-    @property
-    def cut(self) -> int:
-        """Pixels between the replicated and the first element that lie outside the image."""
-        return self.before * (self.factor - math.ceil(self.shift))
-
-    @cached_property
-    def fractions(self) -> Floats:
-        """(factor,): interpolation weights, each pixel's distance from the first corner, 0 to 1."""
-        pixels = math.ceil(self.shift) - self.shift + np.arange(self.factor)
-        return np.asarray(pixels / self.factor, np.float32)
+        logits = above[:, None] * (1 - u) + below[:, None] * u
+        before = best[at]
+        best[at] = np.maximum(logits, before)
+        labels[at] = np.where(logits > before, np.uint8(index), labels[at])
+    return labels.transpose(1, 2, 0)
 
 
 ROUNDING_ERROR = 1e-6  # relative to the largest absolute value: an upper bound for the upsampling
@@ -219,10 +219,6 @@ def argmax_over_classes(scores: Floats) -> tuple[Labels, Floats]:
         np.maximum(labels, number, out=labels)
     return labels, best
 
-
-Images = NDArray[Any]
-
-Size = tuple[int, int]
 
 MAX_PARALLEL = 4  # images; each needs the memory of a forward pass
 
@@ -316,8 +312,9 @@ class Engine(ABC):
         if not confidence and size == own and self.score_grid is not None:
             grid = self.score_grid
             return np.stack([grid.labels(one, own) for one in self.scores(images)]), None
-        if not confidence and self.device == "cpu" and (finer := ScoreGrid.of_resizing(own, size)):
-            return np.stack([finer.labels(one, size) for one in self.logits(images)]), None
+        enlarged = size != own and size[0] >= own[0] and size[1] >= own[1]
+        if enlarged and not confidence and self.device == "cpu":
+            return np.stack([enlarged_labels(one, size) for one in self.logits(images)]), None
         return argmax_labels(resized(self.forward(images), size), confidence=confidence)
 
     def just_labels(self, images: Images) -> NDArray[np.uint8]:

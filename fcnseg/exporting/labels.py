@@ -10,6 +10,7 @@ process in ONNX Runtime up to 1.31. The last group has enough classes for it and
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,11 @@ def labels_model(grid: ScoreGrid, like: Any) -> Any:
 
 
 def _constants(grid: ScoreGrid) -> dict[str, NDArray[Any]]:
-    before, factor, t = grid.before, grid.factor, grid.fractions
+    factor, first = grid.factor, math.ceil(grid.shift)  # the first pixel that follows an element
+    # Elements repeated before the first one, and pixels between these that lie outside the image.
+    before = int(first > 0)
+    cut = before * (factor - first)
+    t = np.asarray((first - grid.shift + np.arange(factor)) / factor, np.float32)  # of each pixel
     across = np.stack([1 - t, t])  # (2, factor)
     weights = np.einsum("ay,bx->yxab", across, across).reshape(factor * factor, 4)
     lists: dict[str, list[int]] = {
@@ -145,7 +150,7 @@ def _constants(grid: ScoreGrid) -> dict[str, NDArray[Any]]:
         "right": [0, 0, 1], "below": [0, 1, 0], "both": [0, 1, 1],
         "axis_0": [0], "axis_1": [1], "axis_3": [3], "all": [-1], "last_row": [-1],
         "one_each": [1], "four_corners": [4], "pixels": [factor * factor], "factor": [factor],
-        "factors": [1, factor, factor], "cut": [grid.cut] * 2,
+        "factors": [1, factor, factor], "cut": [cut] * 2,
         **{f"limit_{at}": [limit] for at, limit in enumerate((0, *LIMITS))},
     }  # fmt: skip
     arrays: dict[str, NDArray[Any]] = {

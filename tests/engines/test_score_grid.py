@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fcnseg.engines import base as module
 from fcnseg.engines import open_exported
-from fcnseg.engines.base import ScoreGrid, argmax_labels, resized
+from fcnseg.engines.base import ScoreGrid, argmax_labels, enlarged_labels, resized
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.exporting.parity import sample_images
 from fcnseg.models.backbones import upsample
@@ -53,31 +53,35 @@ def test_labels_are_those_of_the_logits(place, height, width, classes, seed):
     np.testing.assert_allclose(logits, upsample(scores, factor, shift, whole), atol=1e-4)
 
 
-@pytest.mark.parametrize("factor", [2, 3, 4, 5])
-def test_labels_of_enlarged_logits_are_those_of_bilinear_resizing(factor):
-    """Also at the borders, where torch repeats the last pixel."""
-    logits = smooth(21, 34, classes=11, seed=factor)
-    size = (21 * factor, 34 * factor)
-    grid = ScoreGrid.of_resizing((21, 34), size)
-    assert grid is not None
-    found = grid.labels(logits[0].numpy(), size)
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.floats(1, 9),
+    st.floats(1, 9),
+    st.integers(1, 30),
+    st.integers(0, 1000),
+)
+def test_labels_of_enlarged_logits_are_those_of_bilinear_resizing(
+    height, width, down, across, classes, seed
+):
+    """By any factor; also at the borders, where torch repeats the last pixel."""
+    logits = smooth(height, width, classes=classes, seed=seed)
+    size = (round(height * down), round(width * across))
+    found = enlarged_labels(logits[0].numpy(), size)
     wanted = argmax_labels(resized(logits, size))[0][0]
+    assert found.dtype == np.uint8
     assert found.shape == size
-    assert (found != wanted).mean() <= 1e-3
-    edges = [(found[at] == wanted[at]).mean() for at in (0, -1)]
-    assert min(edges) > 0.98
+    # Where two classes are equal to the last bits the order of a sum may decide.
+    assert (found != wanted).sum() <= max(1, 1e-3 * found.size)
 
 
-@pytest.mark.parametrize("size", [(21, 34), (42, 34), (42, 69), (20, 30), (31, 51)])
-def test_only_whole_factors_of_both_sides_are_a_grid(size):
-    assert ScoreGrid.of_resizing((21, 34), size) is None
-
-
-def test_an_engine_enlarges_the_logits_only_where_classes_meet(random_model, monkeypatch):
+@pytest.mark.parametrize("size", [(64, 96), (48, 71), (32, 49)])
+def test_an_engine_enlarges_the_logits_only_where_classes_meet(random_model, monkeypatch, size):
     checkpoint = Checkpoint.load(random_model)
     engine = TorchEngine(checkpoint.build(), checkpoint.preprocess)
     images = sample_images((2, 32, 48), seed=1)
-    wanted = argmax_labels(engine.logits(images, size=(64, 96)))[0]
+    wanted = argmax_labels(engine.logits(images, size=size))[0]
     sizes = []
 
     def as_it_is(logits, size):
@@ -85,7 +89,7 @@ def test_an_engine_enlarges_the_logits_only_where_classes_meet(random_model, mon
         return logits
 
     monkeypatch.setattr("fcnseg.engines.base.resized", as_it_is)
-    found, confidence = engine.labels(images, size=(64, 96))
+    found, confidence = engine.labels(images, size=size)
     assert sizes == [None]
     assert confidence is None
     assert (found != wanted).mean() <= 1e-3
@@ -154,8 +158,12 @@ def test_classes_that_can_not_win_change_no_bit(place, classes, seed, step):
     corners += random.normal(0, 8, (classes, 40)).astype(np.float32)  # neighbours are alike
     if step:
         corners = np.round(corners / step) * np.float32(step)
-    grid = ScoreGrid(*place)
-    assert (grid._upsample_candidates(corners) == grid._upsample_all(corners)).all()
+    down, across = (random.random((length, 40), np.float32) for length in (3, place[0]))
+    found = module._upsample(corners, down, across)
+    one, two, three, four = corners[:, :, None]  # (K, 1, M)
+    above, below = one * (1 - across) + two * across, three * (1 - across) + four * across
+    for row, weight in enumerate(down):
+        assert (found[row] == (above * (1 - weight) + below * weight).argmax(axis=0)).all()
 
 
 def test_few_classes_upsample_candidates_can_win():
