@@ -277,10 +277,15 @@ def to_path(text: str) -> Path:
     return Path(os.fsdecode(to_bytes(text)))
 
 
+class FolderPath(type(Path())):  # type: ignore[misc] # a PosixPath or a WindowsPath
+    """A path that was typed with a slash at its end: of a folder, whatever its suffix."""
+
+
 def user_path(path: str | Path) -> Path:
     """The path with a first part `~` expanded to the home folder; `~.png` is a file's name."""
-    path = path if isinstance(path, Path) else Path(path)
-    return Path(os.path.expanduser(path)) if path.parts[:1] == ("~",) else path  # noqa: PTH111 - never raises
+    if not isinstance(path, Path):
+        path = FolderPath(path) if path.endswith((os.sep, "/")) else Path(path)
+    return type(path)(os.path.expanduser(path)) if path.parts[:1] == ("~",) else path  # noqa: PTH111 - never raises
 
 
 def resolved(path: Path) -> Path:

@@ -49,12 +49,12 @@ def as_path(text: str | os.PathLike[str]) -> Path:
     """A RemotePath for a URL of remote storage, "s3://bucket/key"; else a Path."""
     if isinstance(text, NonLocalPath):
         return text
-    found = SCHEME.match(os.fspath(text))
+    found, local = SCHEME.match(os.fspath(text)), text if isinstance(text, Path) else Path(text)
     if found is None:
-        return Path(text)
+        return local
     from fcnseg.remote import RemotePath, is_remote
 
-    return RemotePath(text) if is_remote(found[1].lower()) else Path(text)
+    return RemotePath(text) if is_remote(found[1].lower()) else local
 
 
 def given_path(text: str | os.PathLike[str]) -> Path:

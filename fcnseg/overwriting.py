@@ -10,13 +10,22 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import PARSE_ERRORS, MediaError, OptionError, counted, quoted, resolved
+from fcnseg.errors import (
+    PARSE_ERRORS,
+    FolderPath,
+    MediaError,
+    OptionError,
+    counted,
+    quoted,
+    resolved,
+)
 from fcnseg.files import NonLocalPath, atomic_write, is_special, is_stdout, kind_of
 
 MANIFEST = "manifest.jsonl"
@@ -63,11 +72,9 @@ def refuse_folder_of_others(folder: Path, kinds: Sequence[str] = ()) -> None:
     path = folder / MANIFEST
     if _heading(path) is not None:
         return
-    places = [folder / kind for kind in kinds]
-    used = [
-        place for place in places if place.is_file() or (place.is_dir() and any(place.iterdir()))
-    ]
-    if taken := [path] if path.exists() else used:
+    places = (folder / kind for kind in kinds)
+    used = (p for p in places if p.is_file() or (p.is_dir() and any(p.iterdir())))
+    if taken := [path] if path.exists() else list(used):
         raise _not_ours(taken[0])
 
 
@@ -186,9 +193,9 @@ def refuse_unwritable(outputs: Iterable[Named]) -> None:
             continue
         suffixes = _SUFFIXES.get(what, ())
         if suffixes and path.suffix and path.suffix.lower() not in suffixes:
+            known = ", ".join(suffixes)
             raise OptionError(
-                f"{what} {path}: expected a name that ends in {', '.join(suffixes)}; found "
-                f"{path.suffix!r}.",
+                f"{what} {path}: expected a name that ends in {known}; found {path.suffix!r}.",
                 hint=f"{what} {quoted(path.with_suffix(suffixes[0]))}",
             )
         if what in _RECOGNIZED and path.is_file() and path.stat().st_size and not _is_own(path):
@@ -196,23 +203,18 @@ def refuse_unwritable(outputs: Iterable[Named]) -> None:
         folder = path if path.is_dir() else path.parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
-        if not folder.is_dir():
-            raise OptionError(
-                f"{what} {path} can't be made: {folder} is a file, not a folder.",
-                hint="name a place in a folder",
-            )
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise OptionError(
-                f"{what} {path} can't be made: {folder} may not be written to.",
-                hint="name a place in a folder of yours",
-            )
+        writable = os.access(folder, os.W_OK | os.X_OK)
+        if not (folder.is_dir() and writable):
+            why = "may not be written to" if folder.is_dir() else "is a file, not a folder"
+            text = f"{what} {path} can't be made: {folder} {why}."
+            raise OptionError(text, hint="name a place in a folder of yours")
 
 
 def refuse_file(what: str, path: Path | None) -> None:
     """OptionError for a file, or a name with a file's suffix, where a folder is needed."""
     if path is None or path.is_dir():
         return
-    if path.exists() or path.suffix.lower() in _FILE_SUFFIXES:
+    if path.exists() or is_file_name(path):
         place = Path() if is_special(path) else path.parent
         found = kind_of(path) if path.exists() else "named like a file"
         raise OptionError(
@@ -221,18 +223,16 @@ def refuse_file(what: str, path: Path | None) -> None:
         )
 
 
-_FILE_SUFFIXES = (".csv", ".gif", ".html", ".jpeg", ".jpg", ".json", ".mp4", ".pdf", ".png", ".svg")
+def is_file_name(path: Path) -> bool:
+    """Whether a path that does not exist is named as files are: out.xyz, not run.v2 or out.xyz/."""
+    known = r"\.([a-z]{3,4}|7z|bz2|gz|h26[45]|h5|j2k|jp2|m3u8|m4v|md|mp[34]|safetensors|y4m)"
+    return not isinstance(path, FolderPath) and bool(re.fullmatch(known, path.suffix.lower()))
+
 
 _TABLES = (
-    b"image,height,width,ignored,",
-    b"image,labels,labelled,predicted,",
-    b"image,A ",
-    b'image,"A ',
-    b"true \\ predicted,",
-    b"% needs \\usepackage{booktabs}",
-    b"| Class | IoU |",
-    b'{"index": ',
-)
+    b"image,height,width,ignored,", b"image,labels,labelled,predicted,", b"image,A ", b'image,"A ',
+    b"true \\ predicted,", b"% needs \\usepackage{booktabs}", b"| Class | IoU |", b'{"index": ',
+)  # fmt: skip
 """First bytes of the tables written by eval, compare (fcnseg.report.tables) and infer --shares."""
 
 _PAGE = b'<meta name="generator" content="fcnseg">'

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fcnseg.config import InferConfig
-from fcnseg.errors import OptionError, quoted
+from fcnseg.errors import FolderPath, OptionError, quoted
 from fcnseg.files import as_path, is_stdout, kind_of, partial, safe_path
 from fcnseg.inference.outputs import COMBINED, SUFFIXES
 from fcnseg.inference.outputs.manifest import Manifest
@@ -19,7 +19,7 @@ from fcnseg.io.sources.files import is_sequence
 from fcnseg.io.sources.listing import Named as NamedImage
 from fcnseg.io.sources.sequence import files_of_sequence
 from fcnseg.io.video_writer import FOURCC
-from fcnseg.overwriting import MANIFEST, Named
+from fcnseg.overwriting import MANIFEST, Named, is_file_name
 
 VIDEO_KINDS = ("overlay", "side", "color")
 """The kinds that a video can show; labels would not survive its compression."""
@@ -27,12 +27,6 @@ VIDEO_KINDS = ("overlay", "side", "color")
 _IMAGE_OUT = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
 _DATA_OUT = {".npz": "probabilities", ".geojson": "geojson", ".json": "labelme", ".txt": "yolo"}
-
-_OTHER_FILES = (IMAGE_SUFFIXES - _IMAGE_OUT) | {
-    ".csv", ".eps", ".h264", ".h265", ".h5", ".m3u8", ".npy", ".pdf", ".psd", ".svg", ".xml",
-    ".y4m", ".yuv", ".zip",
-}  # fmt: skip
-"""Suffixes of formats that are not written; any other suffix is part of a folder's name."""
 
 _POLYGONS = ("geojson", "labelme", "yolo", "cvat", "labelstudio")
 """The outputs that --simplify applies to."""
@@ -96,7 +90,7 @@ def choose_target(kind: Kind, out: Path, save: Sequence[str], *, raw: bool = Fal
     """
     if is_stdout(out):
         return _pipe(out, tuple(save) or ("overlay",), raw=raw)
-    suffix = "" if out.is_dir() else out.suffix.lower()
+    suffix = "" if out.is_dir() or isinstance(out, FolderPath) else out.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return _video(kind, out, tuple(save) or ("overlay",))
     if (suffix in _IMAGE_OUT or suffix in _DATA_OUT) and is_sequence(out.name):
@@ -105,7 +99,7 @@ def choose_target(kind: Kind, out: Path, save: Sequence[str], *, raw: bool = Fal
         return _file(kind, out, tuple(save))
     if out.exists() and not out.is_dir():
         raise OptionError(f"{out} is {kind_of(out)}; {_several(kind)} need a folder.")
-    if suffix in _OTHER_FILES:
+    if suffix and (suffix in IMAGE_SUFFIXES or is_file_name(out)):
         raise _no_such_file(kind, out, save)
     usual = ("overlay",) if kind in MOVING else ("overlay", "labels")
     return Target("folder", out, tuple(dict.fromkeys(save or usual)))
@@ -183,12 +177,13 @@ def _file(kind: Kind, out: Path, save: tuple[str, ...]) -> Target:
 
 
 def _no_such_file(kind: Kind, out: Path, save: Sequence[str]) -> OptionError:
-    known = FOURCC if kind in MOVING else _IMAGE_OUT
+    known = {*_IMAGE_OUT, *_DATA_OUT} if kind == "image" else FOURCC
     inside = next((COMBINED[name] for name in save if name in COMBINED), "")
     where = "" if kind == "folder" or inside else ".mp4" if kind in MOVING else ".png"
     return OptionError(
-        f"No {out.suffix} files are written; known: {', '.join(sorted(known))}, or a folder.",
-        hint=_free(out, where) + (f" (a folder, with {inside} in it)" if inside else ""),
+        f"No {out.suffix} files are written; known: {', '.join(sorted(known))}, a folder.",
+        hint=_free(out, where)
+        + (f" (a folder, with {inside} in it)" if inside else f"; a folder: -o {quoted(out)}/"),
     )
 
 

@@ -14,7 +14,9 @@ import pytest
 
 from fcnseg import io as opencv
 from fcnseg.classes import ClassMap
-from fcnseg.errors import MediaError, OptionError
+from fcnseg.config import InferConfig
+from fcnseg.errors import MediaError, OptionError, quoted
+from fcnseg.files import as_path
 from fcnseg.inference.outputs import Renderer, WindowSink
 from fcnseg.inference.outputs.manifest import Manifest, next_free, remove_unused
 from fcnseg.inference.outputs.sinks import (
@@ -295,6 +297,21 @@ def test_plans_that_cannot_be(tmp_path, kind, out, save, message):
     (tmp_path / "taken").touch()
     with pytest.raises(OptionError, match=message):
         choose_target(kind, tmp_path / out, save)
+
+
+@pytest.mark.parametrize("name", ["out.xyz", "out.html", "a b.pdf", "model.safetensors"])
+def test_a_name_as_files_have_them_is_no_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=r"files are written; known: .*\.png.*, a folder") as told:
+        choose_target("image", Path(name), ())
+    assert f"a folder: -o {quoted(name)}/" in told.value.hint
+    out = InferConfig(source=("a.png",), out=f"{name}/").mapped(as_path, "out").out
+    assert choose_target("image", out, ()).shape == "folder"
+
+
+@pytest.mark.parametrize("name", ["run.v2", "results.2024-11-28", "x.d", "seg.final", "exp.lr01"])
+def test_a_dot_in_the_name_of_a_folder(tmp_path, name):
+    assert choose_target("image", tmp_path / name, ()).shape == "folder"
 
 
 def test_an_existing_folder_is_a_folder_whatever_its_name(tmp_path):
