@@ -15,7 +15,7 @@ from fcnseg.engines import RUNNABLE
 from fcnseg.errors import Interrupted, MediaError, OptionError
 from fcnseg.files import as_path, safe_path, shortened
 from fcnseg.inference.loading import load_as
-from fcnseg.inference.outputs.manifest import next_free
+from fcnseg.inference.outputs.manifest import next_free, unused_removed
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io import Window
 from fcnseg.io.images import write_bytes, write_image
@@ -80,7 +80,13 @@ def view(
     config = VizConfig.of(sources, options).mapped(as_path, "out")
     begun = time.perf_counter()
     refuse_file("--out", config.out)
-    job = _job(config, callback)
+    with unused_removed(config.out):
+        drawn = _draw_all(_job(config, callback))
+    return replace(drawn, seconds=time.perf_counter() - begun)
+
+
+def _draw_all(job: _Job) -> ViewResult:
+    """Draw every frame of every input, without those that can't be opened."""
     frames = 0
     outputs: list[Path] = []
     failed: list[tuple[str, str]] = []
@@ -98,13 +104,12 @@ def view(
                     frames += 1
                     outputs += files
         except KeyboardInterrupt:
-            drawn = f"; finished figures are in {job.out}" if job.out else ""
+            drawn = f"; finished figures are in {job.out}" if job.out and outputs else ""
             raise Interrupted(f"Stopped after {frames} frames{drawn}.") from None
         failed += source.failures
         if job.ended():
             break
-    seconds = time.perf_counter() - begun
-    return ViewResult(job.out, tuple(outputs), frames, tuple(failed), seconds)
+    return ViewResult(job.out, tuple(outputs), frames, tuple(failed), 0.0)
 
 
 _Drawn = Iterator[list[Path]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -251,7 +252,9 @@ class ProportionsSink:
         self._path, self._classes, self._append = path, classes, append
         self._stack = contextlib.ExitStack()
         self._older = False
+        self._new = not os.path.lexists(path)
         self._file = self._open()
+        self._end = self._size()
 
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
         """Write the frame's line."""
@@ -265,19 +268,42 @@ class ProportionsSink:
             self._begin()
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+        self._end = self._size()
 
     def close(self, *, complete: bool = True) -> list[Path]:
-        """Close the file; return its path, unless it is standard output."""
-        with naming(self._path), self._stack:
-            if complete:
-                self._begin()
-        return [] if is_stdout(self._path) else [self._path]
+        """Close the file; return its path, unless it is standard output or has no lines."""
+        whole = False
+        try:
+            with naming(self._path), self._stack:
+                if complete:
+                    self._begin()
+            whole = complete
+        finally:
+            if not whole:
+                self._cut()
+        kept = whole or not self._new or self._end
+        return [self._path] if kept and not is_stdout(self._path) else []
 
     def _begin(self) -> None:
         """Delete the lines of an earlier run, which are kept until there are new ones."""
         if self._older:
             self._file.truncate(0)
             self._older = False
+            self._end = 0
+
+    def _size(self) -> int:
+        """The file's size, 0 if it is no file of this machine."""
+        return self._path.stat().st_size if self._is_local() else 0
+
+    def _is_local(self) -> bool:
+        return not isinstance(self._path, NonLocalPath) and self._path.is_file()
+
+    def _cut(self) -> None:
+        """Remove the part of a line that a full disk left, or a new file without lines."""
+        if self._is_local() and self._new and not self._end:
+            self._path.unlink()
+        elif self._is_local():
+            os.truncate(self._path, self._end)
 
     def _open(self) -> IO[str]:
         if is_stdout(self._path):

@@ -146,6 +146,39 @@ def test_shares_of_an_earlier_run_stay_until_there_is_a_line(tmp_path: Path) -> 
                 call()
 
 
+@pytest.mark.parametrize("command", ["view", "review"])
+def test_an_output_folder_without_outputs_is_not_left(
+    place: Path, tmp_path: Path, command: str
+) -> None:
+    given = {"view": (place / "in", {}), "review": (place / "in", {"unlabeled": True})}[command]
+
+    def run(out: Path) -> None:
+        model = str(place / "model.safetensors")
+        options = {"model": [model] if command == "view" else model, "out": out, **given[1]}
+        getattr(fcnseg, command)(given[0], **options)
+
+    found = outcomes(run, tmp_path)
+    assert len(found) > 3
+    for out, _ in found:
+        folders = [out, *(path for path in out.rglob("*") if path.is_dir())]
+        empty = [folder for folder in folders if folder.exists() and not any(folder.iterdir())]
+        assert not empty
+        assert not out.exists() or [path.name for path in out.iterdir()] != ["manifest.jsonl"]
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_shares_hold_whole_lines_after_a_full_disk(tmp_path: Path, lines: int) -> None:
+    frame, labels = Frame(RGB, name="a"), PredictedArrays(np.zeros(RGB.shape[:2], np.uint8))
+    sink = ProportionsSink(path := tmp_path / "shares.jsonl", TWO)
+    for _ in range(lines):
+        sink.write(frame, labels)
+    written = path.read_bytes()
+    sink._file.write('{"index": 7, "na')  # what fits
+    sink._file.flush()
+    assert sink.close(complete=False) == ([path] if lines else [])
+    assert path.read_bytes() == written if lines else not path.exists()
+
+
 def test_train_can_be_resumed_after_a_full_disk(place: Path, tmp_path: Path) -> None:
     options = {**RUN, "data": place / "data", "save_every": 0, "epochs": 2}
 

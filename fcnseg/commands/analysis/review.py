@@ -23,7 +23,7 @@ from fcnseg.errors import DatasetError, FcnsegError, InputError, OptionError, pr
 from fcnseg.files import shortened
 from fcnseg.inference.evaluation import dataset_for, skipped_image
 from fcnseg.inference.loading import load_as
-from fcnseg.inference.outputs.manifest import next_free
+from fcnseg.inference.outputs.manifest import next_free, unused_removed
 from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.annotations.tools import as_labelme
@@ -137,11 +137,13 @@ def review(
             inputs = checked.description.inputs()
             refuse_overwriting([("--out", config.out)], inputs, kept=files)
         dataset = dataset_for(segmenter, checked.description, config.split, callback)
-        return _review_labels(config, segmenter, dataset, callback)
+        with unused_removed(config.out):
+            return _review_labels(config, segmenter, dataset, callback)
     if config.out is not None:
         kept = model_files(segmenter.files)
         refuse_sources([("--out", config.out)], (str(config.data),), kept=kept)
-    return _review_images(config, segmenter, callback)
+    with unused_removed(config.out):
+        return _review_images(config, segmenter, callback)
 
 
 def _review_labels(

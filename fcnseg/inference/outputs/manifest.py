@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -231,21 +231,34 @@ def _remove_unused_run(folder: Path) -> None:
         folder.parent.rmdir()
 
 
+@contextlib.contextmanager
+def unused_removed(folder: Path | None) -> Iterator[None]:
+    """Remove a folder that is new, with `remove_unused`, at the end of the block."""
+    new = folder is not None and not folder.exists()
+    try:
+        yield
+    finally:
+        if folder is not None and new:
+            remove_unused(folder)
+
+
 def remove_unused(folder: Path) -> None:
-    """Remove an output folder that contains nothing but its manifest."""
+    """Remove the empty folders in an output folder, and itself if only its manifest is left."""
     mark = folder / NAME
     if isinstance(folder, RemotePath):
         return
+    for place, _, files in os.walk(folder, topdown=False):
+        if not files and Path(place) != folder:
+            with contextlib.suppress(OSError):  # not empty
+                Path(place).rmdir()
     with contextlib.suppress(OSError):
-        for place, _, files in os.walk(folder):
-            if files and (files != [NAME] or Path(place) != folder):
-                return
+        if any(path != mark for path in folder.iterdir()):
+            return
         lines = mark.read_bytes().splitlines() if mark.exists() else []
         if not all(b'"fcnseg"' in line or b'"failed"' in line for line in lines):
             return  # it lists outputs
         mark.unlink(missing_ok=True)
-        for place, _, _ in os.walk(folder, topdown=False):
-            Path(place).rmdir()
+        folder.rmdir()
 
 
 def _ends_line(path: Path) -> bool:
