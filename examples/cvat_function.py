@@ -7,11 +7,17 @@ The task has labels named as the model's classes (all but `background`); with
 --allow-unmatched-labels, others are left out.
 """
 
-import cvat_sdk.auto_annotation as cvataa
+import sys
+
 import numpy as np
-from cvat_sdk.masks import encode_mask
-from cvat_sdk.models import LabeledShapeRequest
 from PIL import Image
+
+try:
+    import cvat_sdk.auto_annotation as cvataa
+    from cvat_sdk.masks import encode_mask
+    from cvat_sdk.models import LabeledShapeRequest
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}\n\n{__doc__}")
 
 import fcnseg
 from fcnseg.io.annotations.polygons import keyhole, regions

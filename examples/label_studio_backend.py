@@ -12,8 +12,11 @@ import os
 import sys
 from typing import Any
 
-from label_studio_ml.api import init_app
-from label_studio_ml.model import LabelStudioMLBase
+try:
+    from label_studio_ml.api import init_app
+    from label_studio_ml.model import LabelStudioMLBase
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}\n\n{__doc__}")
 
 import fcnseg
 from fcnseg.io.annotations.tools import LabelStudio

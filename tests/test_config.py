@@ -84,6 +84,12 @@ def test_wrong_options_say_what_was_expected(
     assert caught.value.exit_status == 2
 
 
+def test_an_unknown_panel_is_told_which_ones_show_skips() -> None:
+    with pytest.raises(OptionError, match="found 'pool4'") as told:
+        VizConfig(source=("a.png",), show_what="pool4,pool3")
+    assert "'skips' draws what each skip" in told.value.hint
+
+
 def test_a_missing_source_is_said() -> None:
     with pytest.raises(OptionError, match="SOURCE is missing; expected: images, videos"):
         InferConfig.make({})

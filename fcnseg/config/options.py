@@ -48,6 +48,7 @@ class Option:
     once: what to do instead of repeating it, if that is an error.
     listed: whether one string may contain several values, separated by commas.
     stdout: whether the path "-" is standard output; for other options it is refused.
+    advice: the hint for a value that is unlike all of its choices.
     """
 
     help: str
@@ -65,6 +66,7 @@ class Option:
     once: str = ""
     listed: bool = False
     stdout: bool = False
+    advice: str = ""
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -257,7 +259,8 @@ def _converted(value: Any, hint: Any, entry: Option) -> Any:
         return _one_of(value, parts, entry)
     if kind is Literal:
         if value not in parts:
-            raise _Unexpected(", ".join(parts), did_you_mean(str(value), parts), value)
+            close = did_you_mean(str(value), parts, entry.advice)
+            raise _Unexpected(", ".join(parts), close, value)
         return value
     if kind is tuple:
         return _tuple(value, parts, entry)

@@ -16,6 +16,8 @@ Shown = Literal[
     "gained", "partial-sums", "autoencoder", "pyramid", "gradcam", "integrated", "channels", "kernels",
 ]
 
+_PANELS = "'skips' draws what each skip (pool3, pool4, ...) adds, 'partial-sums' the prediction up to each, 'channels' a stage"
+
 
 @dataclass(frozen=True, kw_only=True)
 class VizConfig(Options):
@@ -30,7 +32,7 @@ class VizConfig(Options):
     out: Path | None = option(None, "Output folder (default: runs/vizN)", flags=texts.OUT)
     classes: tuple[str, ...] = option((), "Draw only this class (name or number); repeatable", flags=("--class",))
     rungs: bool = option(False, "Also draw each skip's contribution: its part of the scores (fuse score), else what changes without it", hidden=("--skips-shown",))
-    show_what: tuple[Shown, ...] = option((), "Draw one labeled figure for each image from these panels, a comma-separated list", metavar="LIST", listed=True)
+    show_what: tuple[Shown, ...] = option((), "Draw one labeled figure for each image from these panels, a comma-separated list", metavar="LIST", listed=True, advice=_PANELS)
     separate: bool = option(False, "With --show-what: a file for each instead of one figure")
     labels: Path | None = option(None, "With --show-what labels, errors or gained: where the labels are, a dataset, a folder of label files or the label file of one image (default: SOURCE is a dataset)", metavar="PATH")
     split: Split | None = option(None, "With --show-what, of SOURCE as a dataset: train, val, test or all (default: as in eval)")
