@@ -310,6 +310,22 @@ def test_two_readings_are_refused_until_one_is_chosen(
     assert describe(tmp_path / "full.toml").pairs == chosen.pairs
 
 
+def test_numbered_folders_of_classes_are_read_where_the_hint_puts_them(tmp_path: Path) -> None:
+    """class_1_masks/ beside class_2_masks/ may as well be two drawings of the same thing."""
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.jpg", picture)
+        for index in (1, 2):
+            put(tmp_path / f"class_{index}_masks/{number}.png", np.roll(labels, 6 * index, 1) * 255)
+    with pytest.raises(DatasetError, match="2 sets of labels") as error:
+        describe(tmp_path)
+    assert "move them into one folder" in str(error.value.hint)
+    (tmp_path / "masks").mkdir()
+    for name in ("car", "tree"):
+        folder = tmp_path / f"class_{1 + (name == 'tree')}_masks"
+        folder.rename(tmp_path / "masks" / name)
+    assert describe(tmp_path).classes.names == ("background", "car", "tree")
+
+
 def test_numbers_of_segments_alone_are_no_labels(tmp_path: Path) -> None:
     write(tmp_path, "images/{n}.jpg", "panoptic/{n}.png")
     with pytest.raises(DatasetError, match="no labels"):

@@ -117,8 +117,9 @@ def two_label_sets(listing: Listing, rivals: Sequence[Candidate]) -> DatasetErro
         lines.append(f'labels = "{pattern_for(sorted(one.labels), others)}" ({image}: {labels})')
     return DatasetError(
         f"{listing.root} has {len(rivals)} sets of labels for the same images: {'; '.join(lines)}.",
-        hint=f'choose one in a dataset.toml: root = "{listing.root}" and one of these lines; '
-        f"{CHOOSE}",
+        hint="where each shows one class, move them into one folder, a folder for each class "
+        "(DATA/masks/car, DATA/masks/tree); else choose one in a dataset.toml: "
+        f'root = "{listing.root}" and one of these lines; {CHOOSE}',
     )
 
 
