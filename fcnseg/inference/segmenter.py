@@ -153,10 +153,10 @@ class Segmenter:
         wanted = {"confidence": confidence, "probabilities": probabilities}
         if not is_batch(images):
             return self._of_frames([self._frame(images, bgr=bgr)], **wanted)[0]
-        several, found = as_list(images), []
-        for start in range(0, len(several), _BATCH):
-            some = several[start : start + _BATCH]
-            found += self._of_frames([self._frame(one, bgr=bgr) for one in some], **wanted)
+        listed, found = as_list(images), []
+        for start in range(0, len(listed), _BATCH):
+            frames = [self._frame(one, bgr=bgr) for one in listed[start : start + _BATCH]]
+            found += self._of_frames(frames, **wanted)
         return found
 
     def predict(
@@ -166,21 +166,19 @@ class Segmenter:
         bgr: bool = False,
         confidence: bool = False,
         probabilities: bool = False,
+        size: Size | None = None,
     ) -> list[PredictedArrays]:
-        """Labels of each image, in order, at its own size; images as in `__call__`.
-
-        Images of the same size are run as one batch. Fields that are not requested are None.
-        """
-        several = images if isinstance(images, list) else as_list(images)
-        pixels = [self._pixels(image, bgr=bgr) for image in several]
-        groups: dict[Size, list[int]] = defaultdict(list)
+        """Labels of each image (see `__call__`), in order, at its own size or `size` (H, W)."""
+        listed = images if isinstance(images, list) else as_list(images)
+        pixels = [self._pixels(one, bgr=bgr) for one in listed]
+        groups: dict[Size, list[int]] = defaultdict(list)  # the images of a size form a batch
         for index, image in enumerate(pixels):
             groups[image.shape[0], image.shape[1]].append(index)
         found: dict[int, PredictedArrays] = {}
-        for size, indices in groups.items():
-            batch = self.prepare([pixels[index] for index in indices])
-            compute = predict_probabilities if probabilities else predict_labels
-            found.update(zip(indices, compute(self.engine, batch, size, confidence), strict=True))
+        compute = predict_probabilities if probabilities else predict_labels
+        for own, at in groups.items():
+            batch = self.prepare([pixels[index] for index in at])
+            found.update(zip(at, compute(self.engine, batch, size or own, confidence), strict=True))
         return [found[index] for index in range(len(pixels))]
 
     def logits(self, image: ImageInput, *, bgr: bool = False) -> NDArray[np.float32]:
@@ -313,7 +311,7 @@ class Segmenter:
         self, group: Sequence[Frame], *, confidence: bool, probabilities: bool, again: bool = True
     ) -> list[Prediction]:
         """Predict frames; again: allow confidence and probabilities to be computed later."""
-        wanted = {"confidence": confidence, "probabilities": probabilities}
+        wanted: Any = {"confidence": confidence, "probabilities": probabilities}
         found = self.predict([frame.pixels for frame in group], **wanted)
         pairs, classes = zip(found, group, strict=True), self.classes
         if not again:

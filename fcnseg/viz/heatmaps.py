@@ -14,10 +14,11 @@ from fcnseg.engines.base import Floats, Labels
 from fcnseg.errors import percent
 from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap, overlay
+from fcnseg.io.images import resize_image
 from fcnseg.io.sources.base import Frame
 from fcnseg.viz import Panel
 from fcnseg.viz.drawing import THEMES, Rgb, Scale, Theme, entropy, grey, heat_scale
-from fcnseg.viz.layout import WIDEST, page
+from fcnseg.viz.layout import LARGEST_PANEL, WIDEST, page
 from fcnseg.viz.skips import skip_pages
 
 if TYPE_CHECKING:
@@ -79,11 +80,19 @@ class HeatmapFigures:
 
     def images(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
         """Yield every page of a still image, with its file name."""
-        prediction = self.segmenter.predict([frame.pixels], probabilities=True)[0]
-        probabilities = prediction.probabilities
-        assert probabilities is not None, "they were requested"
+        frame, labels, probabilities = self._predict(frame)
         for figure in FIGURES:
-            yield from figure(self, frame, prediction.labels, probabilities)
+            yield from figure(self, frame, labels, probabilities)
+
+    def _predict(self, frame: Frame) -> tuple[Frame, Labels, Floats]:
+        """A frame, in the size in which it is drawn, with its labels and probabilities."""
+        factor = LARGEST_PANEL / max(frame.size)
+        if factor < 1 and not self.skips:  # skips are computed in the image's own size
+            size = (max(1, round(factor * frame.size[0])), max(1, round(factor * frame.size[1])))
+            frame = replace(frame, image=resize_image(frame.image, size), stored=frame.pixels)
+        found = self.segmenter.predict([frame.pixels], probabilities=True, size=frame.size)[0]
+        assert found.probabilities is not None, "they were requested"
+        return frame, found.labels, found.probabilities
 
     def overview_page(
         self, frame: Frame, labels: Labels, probabilities: Floats
@@ -103,17 +112,15 @@ class HeatmapFigures:
 
     def videos(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
         """Yield the pages of a video frame, with the name of each page's video."""
-        prediction = self.segmenter.predict([frame.pixels], probabilities=True)[0]
-        probabilities = prediction.probabilities
-        assert probabilities is not None, "they were requested"
+        frame, labels, probabilities = self._predict(frame)
         if len(self.chosen) == 1:
             index = self.chosen[0]
             name = Path(self.page_name(index)).with_suffix(".mp4").name
-            yield name, self._class_page(frame, index, prediction.labels, probabilities[index])
+            yield name, self._class_page(frame, index, labels, probabilities[index])
         else:
-            yield "overview.mp4", self._overview(frame, prediction.labels, probabilities)
+            yield "overview.mp4", self._overview(frame, labels, probabilities)
         if self.skips:
-            pages = skip_pages(self, frame, prediction.labels)
+            pages = skip_pages(self, frame, labels)
             yield from ((f"{Path(name).stem}.mp4", image) for name, image in pages)
 
     def _overview(self, frame: Frame, labels: Labels, probabilities: Floats) -> Rgb:

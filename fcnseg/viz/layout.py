@@ -40,6 +40,9 @@ _GAP = 8
 
 _SMALLEST, _LARGEST = 300, 640  # pixels: range of a panel's width
 
+LARGEST_PANEL = 2 * _LARGEST
+"""Maximum width and height of a panel, in pixels, on pages with few of them."""
+
 _PAGE_SHAPE = 1.6  # preferred width / height of a grid
 
 Key = Sequence[tuple[str, Color]]
@@ -157,7 +160,7 @@ def _text_size(size: tuple[int, int]) -> int:
 def _panel_size(size: tuple[int, ...], count: int, widest: int) -> tuple[int, int]:
     """(height, width) of the images on the page: legible, but not unnecessarily large."""
     height, width = size[0], size[1]
-    largest = _LARGEST if count > 4 else 2 * _LARGEST
+    largest = _LARGEST if count > 4 else LARGEST_PANEL
     wanted = min(max(width, _SMALLEST), largest, widest)
     factor = min(wanted / width, largest / height)
     return max(1, round(height * factor)), max(1, round(width * factor))

@@ -138,3 +138,34 @@ def test_pages_of_a_video_keep_their_size(segmenter: Segmenter) -> None:
     assert all(size == sizes[0] for size in sizes)
     labels = np.zeros((64, 64), np.uint8)
     assert [name for name, _ in figures.key(labels)] == list(segmenter.classes.names)
+
+
+def test_a_large_image_is_drawn_in_the_size_of_the_pages(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network sees the image itself; probabilities are computed in the panels' size."""
+    monkeypatch.setattr(heatmaps, "LARGEST_PANEL", 64)
+    panels: list[Panel] = []
+
+    def spy(some, **more):
+        panels.extend(some)
+        return page(some, **more)
+
+    monkeypatch.setattr(heatmaps, "page", spy)
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    figures = HeatmapFigures.of(segmenter, VizConfig.make({"source": ["a.png"]}))
+    dict(figures.images(Frame(image)))
+    assert {panel.image.shape for panel in panels} == {(48, 64, 3)}
+    _, labels, probabilities = figures._predict(Frame(image))
+    whole = torch.from_numpy(segmenter.logits(image))[None]
+    smaller = torch.nn.functional.interpolate(whole, (48, 64), mode="bilinear").softmax(1)[0]
+    assert probabilities == pytest.approx(smaller.numpy(), abs=1e-4)
+    assert (labels == smaller.numpy().argmax(0)).mean() > 0.99
+
+
+def test_skips_of_a_large_image_are_drawn_in_its_own_size(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heatmaps, "LARGEST_PANEL", 32)
+    titles, _ = pages_of(segmenter, monkeypatch)
+    assert any(row[0] == "input" and "stride 32" in row[1] for row in titles)
