@@ -174,7 +174,7 @@ def test_sound_is_copied_in_sync(tmp_path, suffix):
     assert abs(click_time(out) - 1.0) < 0.06
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".webm"])
 def test_the_language_of_sound_is_kept(tmp_path, suffix):
     with av.open(str(tmp_path / "clip.mkv"), "w") as file:
         copy = file.add_stream_from_template

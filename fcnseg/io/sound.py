@@ -25,6 +25,14 @@ _ENCODERS = ("aac", "libopus")  # the first one that the container supports
 
 _KEPT_TAGS = {"language", "title"}
 
+_MOV_LANGUAGES = {
+    "deu": "ger", "nld": "dut", "swe": "sve", "ell": "gre", "isl": "ice", "zho": "chi",
+    "sqi": "alb", "mkd": "mac", "hye": "arm", "kat": "geo", "bod": "tib", "msa": "may",
+    "mya": "bur", "cym": "wel", "eus": "baq", "fre": "fra", "cze": "ces", "slo": "slk",
+    "rum": "ron", "hrv": "hr ", "srp": "sr ",
+}  # fmt: skip
+"""ISO 639-2 -> what FFmpeg calls QuickTime's languages; a MOV file has no others."""
+
 _NAMES = {"opus": "libopus"}  # FFmpeg's name of the decoder -> of the encoder
 
 
@@ -142,7 +150,10 @@ class Sound:
             else:
                 self._omit("the sound", f"its codec is {name}")
                 return
-            made.metadata.update({k: v for k, v in stream.metadata.items() if k in _KEPT_TAGS})
+            kept = {k: v for k, v in stream.metadata.items() if k in _KEPT_TAGS}
+            if self._output.format.name == "mov" and "language" in kept:
+                kept["language"] = _MOV_LANGUAGES.get(kept["language"], kept["language"])
+            made.metadata.update(kept)
         except (av.FFmpegError, ValueError, StopIteration):
             self._omit("the sound", f"it can't be written here; its codec is {name}")
 

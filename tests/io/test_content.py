@@ -306,6 +306,19 @@ def test_a_palette_of_two_colors_in_a_tiff():
     assert np.array_equal(decode_image(tiff_of(data, SIDES | more)), expected)
 
 
+def test_a_palette_of_sixteen_bits_in_a_tiff():
+    which = GREY.astype(np.uint16) * 200
+    colors = np.zeros((3, 2**16), np.uint16)
+    colors[:, which.ravel()] = COLORS.reshape(-1, 3).T.astype(np.uint16) * 256
+    expected = (colors[:, which] >> 8).transpose(1, 2, 0)
+    data = as_tiff(which, photometric="palette", colormap=colors)
+    assert np.array_equal(decode_image(data), expected)
+    short = {256: (4, WIDE), 257: (4, HIGH), 258: (3, 16), 259: (3, 1), 262: (3, 3), 277: (3, 1)}
+    more = {273: (4, 8), 278: (4, HIGH), 279: (4, which.nbytes), 320: (3, *range(6))}
+    with pytest.raises(MediaError, match="palette has 2 colors"):
+        decode_image(tiff_of(which.tobytes(), short | more))
+
+
 def test_the_old_form_of_a_jpeg_in_a_tiff():
     file = io.BytesIO()
     Image.fromarray(COLORS).save(file, "JPEG", quality=95, subsampling=0)

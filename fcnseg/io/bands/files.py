@@ -96,6 +96,7 @@ def _is_plain(tags: Mapping[int, Any]) -> bool:
     packed = max(numbers_of(tags.get(258, 8)), default=8) not in (8, 16, 32, 64)
     plain = _stored_type(tags) == np.uint8 and number_in(tags, 277, 1) in (1, 3)
     inks = number_in(tags, 262, 1) == 5 and number_in(tags, 277, 1) == 4 and not packed
+    plain = plain or number_in(tags, 262, 1) == 3
     return packed or plain or (inks and _stored_type(tags) == np.uint8)
 
 

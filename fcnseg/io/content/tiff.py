@@ -133,6 +133,8 @@ def decode_tiff(
         return None, None
     if (photometric == _PALETTE and bits == 1) or number_in(tags, 259, 1) == _OLD_JPEG:
         return None, None
+    if photometric == _PALETTE and deep:
+        return _colored(read_by_tifffile(data, name)[:, :, 0], tags, name), None
     misread = (grey_and_more and (bands > 2 or not opaque)) or not is_known_to_opencv(tags)
     misread = misread or (planar and (deep or not opaque))
     by_tifffile = misread or bands > 4 or (pixels is None and deep)
@@ -223,6 +225,17 @@ def _inverted(values: NDArray[np.generic]) -> NDArray[np.generic]:
     if low >= 0 and high <= 255:
         top = 1 if high <= 1 and kind == np.float32 else 255
     return np.asarray(top - numbers)
+
+
+def _colored(
+    indices: NDArray[np.generic], tags: Mapping[int, Any], name: str
+) -> NDArray[np.generic]:
+    """The colors of palette indices, BGR uint8 (H, W, 3); MediaError if there are too few."""
+    colors = np.array(numbers_of(tags.get(320, ())), np.uint16)  # all red, all green, all blue
+    colors = colors.reshape(3, -1)[::-1].T
+    if colors.shape[0] <= indices.max():
+        raise MediaError(f"{name} is damaged: its palette has {len(colors)} colors, too few.")
+    return np.asarray(colors[indices] >> 8, np.uint8)
 
 
 def _first_bands(

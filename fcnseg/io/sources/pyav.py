@@ -35,7 +35,7 @@ from fcnseg.io.sources.reader import (
     readable_name,
     usable_rate,
 )
-from fcnseg.io.sources.rgb_frames import RgbConverter, deinterlaced, display_matrix
+from fcnseg.io.sources.rgb_frames import RgbConverter, deinterlaced
 
 _TIMEOUT = 8.0  # seconds without data from a server
 _DEMUX_ERRORS = 10  # consecutive errors without a packet that end reading
@@ -243,8 +243,7 @@ class PyavReader(FrameReader):
         names = set(self._file.format.name.split(","))
         if self._is_pipe or not self._video.frames or not names & _INDEXED:
             return None
-        entries = getattr(self._video, "index_entries", None)
-        return len(entries) if entries else None
+        return len(getattr(self._video, "index_entries", None) or ()) or None
 
     def _estimated_count(self) -> int | None:
         if self._is_pipe or not self.has_times:
@@ -260,9 +259,8 @@ class PyavReader(FrameReader):
         """Set properties that the first frame defines: the aspect ratio and notes."""
         if self._frame is None:
             return
-        matrix = display_matrix(self._frame)
-        turned = abs(matrix[0]) < abs(matrix[1])
-        self.aspect = 1 / self.aspect if turned else self.aspect
+        a, b, _, _ = self._converter.display_matrix(self._frame)
+        self.aspect = 1 / self.aspect if abs(a) < abs(b) else self.aspect
         self.note = notes_on(self._file, self._video, self._frame, self.stamp)
 
     # --- decoding ---
@@ -319,6 +317,8 @@ class PyavReader(FrameReader):
                 for packet in self._file.demux(self._video):
                     if packet.size:
                         failed, self.was_cut = 0, False
+                        if not self._packets:
+                            self._converter.note_first(self._decoder.name, packet)
                         self._packets += 1
                         before = self._places[-1] if self._places else 0
                         self._places.append(before if packet.pos is None else packet.pos)

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from fcnseg.io.content.pixels import over_white
 from fcnseg.io.content.profiles import HDR, tone_mapped
+from fcnseg.io.images import read_orientation
 
 _UPRIGHT = (1, 0, 0, 1)
+
+_WITH_EXIF = ("mjpeg", "png", "webp")  # codecs of images that have EXIF
 
 _UNSPECIFIED, _YCGCO = 2, 8  # FFmpeg's numbers of color matrices
 _FULL = 2  # full color range
@@ -27,10 +30,30 @@ class RgbConverter:
         from av.video.reformatter import VideoReformatter
 
         self._reformatter: Any = VideoReformatter()
+        self._is_mirrored = False
+
+    def note_first(self, codec: str, packet: Any) -> None:
+        """Look whether the images of a stream are mirrored, by the EXIF of the first one."""
+        if codec in _WITH_EXIF:
+            self._is_mirrored = read_orientation(bytes(packet)) in (2, 4, 5, 7)
 
     def to_rgb(self, frame: Any) -> NDArray[np.uint8]:
         """Convert a frame; transparency is composited over white, HDR is tone-mapped."""
-        return _oriented(self._pixels(frame), display_matrix(frame))
+        return _oriented(self._pixels(frame), self.display_matrix(frame))
+
+    def display_matrix(self, frame: Any) -> tuple[int, ...]:
+        """The upper left 2 x 2 of the display matrix, each -1, 0 or 1; identity if it has none."""
+        try:
+            data = frame.side_data.get("DISPLAYMATRIX")
+        except ValueError:  # PyAV 18 raises it for EXIF, which FFmpeg 8 attaches; an angle is left
+            angle = math.radians(frame.rotation)
+            cosine, sine = round(math.cos(angle)), round(math.sin(angle))
+            return (cosine, -sine, *((-sine, -cosine) if self._is_mirrored else (sine, cosine)))
+        if data is None:
+            return _UPRIGHT
+        a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
+        size = max(abs(a), abs(b), abs(c), abs(d), 1)
+        return tuple(round(value / size) for value in (a, b, c, d))
 
     def _pixels(self, frame: Any) -> NDArray[np.uint8]:
         """A frame as uint8 (H, W, 3) RGB, not rotated."""
@@ -66,21 +89,6 @@ def _has_alpha(layout: str) -> bool:
     import av
 
     return any(component.is_alpha for component in av.VideoFormat(layout).components)
-
-
-def display_matrix(frame: Any) -> tuple[int, ...]:
-    """The upper left 2 x 2 of the display matrix, each -1, 0 or 1; identity if it has none."""
-    try:
-        data = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV 18 raises it for EXIF of a JPEG, which FFmpeg 8 attaches
-        angle = math.radians(frame.rotation)
-        cosine, sine = round(math.cos(angle)), round(math.sin(angle))
-        return cosine, -sine, sine, cosine
-    if data is None:
-        return _UPRIGHT
-    a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
-    size = max(abs(a), abs(b), abs(c), abs(d), 1)
-    return tuple(round(value / size) for value in (a, b, c, d))
 
 
 def _oriented(image: NDArray[np.uint8], matrix: tuple[int, ...]) -> NDArray[np.uint8]:
