@@ -176,8 +176,11 @@ def connected_regions(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDA
     count = 0
     for value in np.unique(labels).tolist():
         mask = labels == value
-        found, parts, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
-        numbers[mask] = parts[mask] + (count - 1)
+        left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+        box = slice(top, top + height), slice(left, left + width)  # most classes fill a part only
+        here = mask[box]
+        found, parts, stats, _ = cv2.connectedComponentsWithStats(here.view(np.uint8))
+        np.copyto(numbers[box], parts + (count - 1), where=here)
         areas.append(stats[1:, cv2.CC_STAT_AREA])
         count += found - 1
     return numbers, np.concatenate(areas).astype(np.int64)
