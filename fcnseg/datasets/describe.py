@@ -31,9 +31,16 @@ from fcnseg.datasets.encoding.values import Values, total
 from fcnseg.datasets.formats import FORMATS, PACKED, read_stored, unread_annotations, unread_images
 from fcnseg.datasets.formats.any_json import ANY_JSON
 from fcnseg.datasets.formats.documents import CONVERT, Finder
-from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo, renamed
-from fcnseg.datasets.formats.layers import find_layers, with_more_masks
-from fcnseg.datasets.formats.named_masks import find_open_images, in_class_folders
+from fcnseg.datasets.formats.gathered import (
+    fill_boxes,
+    find_coco,
+    find_labelme,
+    find_open_images,
+    find_yolo,
+    renamed,
+)
+from fcnseg.datasets.formats.layers import find_layers, find_numbered_folders, with_more_masks
+from fcnseg.datasets.formats.named_masks import in_class_folders
 from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
 from fcnseg.datasets.pairing import Listing, list_folder, lists, marks
@@ -74,6 +81,7 @@ FINDERS: Mapping[str, Finder] = {
     "cityscapes": Finder(layouts.find_cityscapes, needs=("_leftimg8bit.", "image_2/")),
     "ade20k": Finder(layouts.find_ade20k, needs=("ade_",)),
     "panoptic": FORMATS["panoptic"],  # its PNGs are not label images
+    "numbered folders": Finder(find_numbered_folders),
     "folders": Finder(_find_named),
     "layers": Finder(find_layers),
     "coco": Finder(find_coco, needs=(".json",)),
@@ -301,12 +309,6 @@ def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
     )
 
 
-def _prose_in(listing: Listing) -> str:
-    """A file named like a class list that contains sentences; else ""."""
-    texts = listing.named("classes.txt", "labels.txt", "names.txt")
-    return next((name for name in texts if holds_sentences(listing.path(name))), "")
-
-
 def _read(
     found: Found,
     pairs: Sequence[Pair],
@@ -340,6 +342,8 @@ def _read(
         reading = replace(reading, why=(*reading.why, f"class names are from {file}"))
     elif every and not values.terms:
         reading = replace(reading, unused_list=f"{file} lists {mentioned_in(every)}")
-    elif not every and (text := _prose_in(listing)):
-        reading = replace(reading, why=(*reading.why, f"{text} holds sentences, no class names"))
+    texts = () if every else listing.named("classes.txt", "labels.txt", "names.txt")
+    if prose := [name for name in texts if holds_sentences(listing.path(name))]:
+        why = f"{prose[0]} holds sentences, no class names"
+        reading = replace(reading, why=(*reading.why, why))
     return reading

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from fcnseg.datasets.describe import describe, own_split_sizes, scan
+from fcnseg.datasets.formats.layers import find_layers
+from fcnseg.datasets.pairing import list_folder
 from fcnseg.datasets.pairing.candidates import pattern_for
 from fcnseg.errors import DatasetError
 from tests.datasets.test_pairing import disc, photo, put, scenes
@@ -434,3 +436,108 @@ def test_a_list_may_name_an_image_with_two_label_files(tmp_path: Path) -> None:
     assert len({pair.name for pair in pairs}) == len(pairs) == len(lines)
     values = [one.values for one in seen.labels.counts.good()]
     assert values == [(0, 1) if pair.labels.stem.endswith("0") else (0,) for pair in pairs]
+
+
+def layered(root: Path, mask: str, image: str = "images/{n}.png", classes: int = 2) -> Truth:
+    """A mask of 0 and 255 for each class, and the labels by image."""
+    truth = {}
+    for number in range(6):
+        labels = np.zeros((48, 64), np.uint8)
+        for value in range(1, classes + 1):
+            x, y = 7 * value - 5, 4 + 5 * ((number + value) % 6)
+            labels[y : y + 12, x : x + 6] = value
+        for value in range(1, classes + 1):
+            mine = (labels == value).astype(np.uint8) * 255
+            put(root / mask.format(n=number, c=value), mine)
+        put(root / image.format(n=number), photo(np.minimum(labels, 2), number))
+        truth[image.format(n=number)] = labels
+    return truth
+
+
+NUMBERED_FOLDERS = {
+    "class_{c}_masks/{n}.png": "class_",
+    "masks_{c}/{n}.png": "class_",
+    "mask_cat_0{c}/{n}.png": "cat_",
+    "Label {c}/{n}.png": "class_",
+    "defect{c}_mask/{n}.png": "defect_",
+}
+
+
+@pytest.mark.parametrize("classes", [2, 8])
+@pytest.mark.parametrize("mask", NUMBERED_FOLDERS)
+def test_folders_of_masks_that_a_number_tells_apart_are_classes(
+    mask: str, classes: int, tmp_path: Path
+) -> None:
+    truth = layered(tmp_path, mask, classes=classes)
+    found = describe(tmp_path)
+    word = NUMBERED_FOLDERS[mask]
+    assert found.classes.names == (
+        "background", *(f"{word}{number}" for number in range(1, classes + 1))
+    )  # fmt: skip
+    assert agrees(found, truth)
+
+
+def test_a_class_list_names_numbered_folders(tmp_path: Path) -> None:
+    truth = layered(tmp_path, "masks_{c}/{n}.png")
+    (tmp_path / "classes.txt").write_text("background\nroad\nriver\n")
+    found = describe(tmp_path)
+    assert found.classes.names == ("background", "road", "river")
+    assert agrees(found, truth)
+
+
+def test_numbered_folders_that_images_have_too_are_parts(tmp_path: Path) -> None:
+    truth = {}
+    for number, picture, labels in scenes(3):
+        part = number % 2 + 1
+        put(tmp_path / f"images_{part}/{number // 2}.png", picture)
+        put(tmp_path / f"masks_{part}/{number // 2}.png", labels)
+        truth[f"images_{part}/{number // 2}.png"] = labels
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_masks_beside_masks_2_are_asked_about(tmp_path: Path) -> None:
+    """They were read as one object."""
+    layered(tmp_path, "masks_{c}/{n}.png")
+    (tmp_path / "masks_1").rename(tmp_path / "masks")
+    with pytest.raises(DatasetError, match="2 sets of labels for the same images"):
+        describe(tmp_path)
+
+
+def test_class_0_is_the_background_only_where_it_fills_the_rest(tmp_path: Path) -> None:
+    truth = layered(tmp_path / "some", "masks/{n}_class_{c}.png")
+    for file in sorted((tmp_path / "some/masks").iterdir()):
+        file.rename(file.with_name(file.stem[:-1] + str(int(file.stem[-1]) - 1) + ".png"))
+    found = describe(tmp_path / "some")
+    assert found.classes.names == ("background", "class_0", "class_1")
+    assert agrees(found, truth)
+    truth = layered(tmp_path / "all", "masks/{n}_class_{c}.png")
+    for number, labels in enumerate(truth.values()):
+        rest = (labels == 0).astype(np.uint8) * 255
+        put(tmp_path / f"all/masks/{number}_class_0.png", rest)
+    assert describe(tmp_path / "all").classes.names == ("background", "class_1", "class_2")
+
+
+@pytest.mark.parametrize("image", ["{n}", "img{n}", "img_{n}"])
+@pytest.mark.parametrize("mask", ["mask{n}_{c}", "{n}_{c}", "{c}_{n}", "mask_{n}_{c}", "x{n}_{c}"])
+def test_masks_numbered_by_image_and_object_are_the_images(
+    mask: str, image: str, tmp_path: Path
+) -> None:
+    """mask1_2 was taken for a mask of image 2."""
+    truth = layered(tmp_path, f"masks/{mask}.png", f"images/{image}.png")
+    found = describe(tmp_path)
+    assert (len(found.pairs), found.classes.names) == (6, ("background", "object"))
+    assert agrees(found, {image: (labels > 0).astype(np.uint8) for image, labels in truth.items()})
+
+
+def test_an_objects_number_that_an_image_has_pairs_nothing(tmp_path: Path) -> None:
+    layered(tmp_path, "masks/{n}_{c}.png")
+    for number, file in enumerate(sorted((tmp_path / "masks").iterdir())):
+        file.rename(file.with_name("abc"[number % 3] + file.name))
+    assert find_layers(list_folder(tmp_path)) is None
+
+
+def test_more_classes_than_images_are_classes(tmp_path: Path) -> None:
+    truth = layered(tmp_path, "masks/{c}/{n}.png", classes=8)
+    for value in range(1, 9):
+        (tmp_path / f"masks/{value}").rename(tmp_path / f"masks/{'abcdefgh'[value - 1]}")
+    assert agrees(describe(tmp_path), truth)

@@ -13,7 +13,7 @@ import numpy as np
 from fcnseg.classes import BINARY, IGNORE
 from fcnseg.datasets import files_of
 from fcnseg.datasets.encoding.values import GREY, GREYS
-from fcnseg.datasets.formats.named_masks import class_folders
+from fcnseg.datasets.pairing.named_images import class_folders
 from fcnseg.datasets.scan import Scanned
 from fcnseg.errors import DatasetError, counted
 from fcnseg.io.bands import Layout, common_layout

@@ -132,9 +132,10 @@ def named(
 
 def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
     """One class per word, in the class list's order; pixels without a word are background."""
-    by_number = _numbered(entries, values.terms)
-    known = all(term in by_number for term in values.terms)  # Kaggle's ClassId
-    terms = [by_number[term] for term in values.terms] if known else values.terms
+    numbers = [term.removeprefix("class_") for term in values.terms]  # Kaggle's ClassId, masks_2/
+    by_number = _numbered(entries, numbers)
+    known = all(number in by_number for number in numbers)
+    terms = [by_number[number] for number in numbers] if known else values.terms
     number = {term: index for index, term in enumerate(terms, 1)}
     ignore = [number[term] for term in terms if is_ignored(term)]
     own = next((term for term in terms if term.lower() in BACKGROUND_NAMES), None)

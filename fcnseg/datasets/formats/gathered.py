@@ -1,7 +1,10 @@
-"""Find the pairs of COCO, labelme and YOLO folders, whose labels are outlines in text files."""
+"""Find the pairs of COCO, labelme and YOLO folders, whose labels are outlines in text files; and of
+Open Images' masks, which a CSV lists."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.datasets import Found, Pair, Unusable
 from fcnseg.datasets.encoding.class_lists import find_entries, find_yaml_names
-from fcnseg.datasets.encoding.entries import Entry
+from fcnseg.datasets.encoding.entries import Entry, open_text, text_of
 from fcnseg.datasets.formats.polygons import (
     BOXES,
     BOXES_IGNORED,
@@ -22,7 +25,14 @@ from fcnseg.datasets.formats.polygons import (
     read_json,
     yolo_lines,
 )
-from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of, without_suffix
+from fcnseg.datasets.pairing import (
+    Listing,
+    is_image,
+    marks,
+    place_of,
+    stem_of,
+    without_suffix,
+)
 from fcnseg.datasets.pairing.named_images import PairCollector, split_of
 from fcnseg.errors import (
     PARSE_ERRORS,
@@ -241,3 +251,60 @@ def _category_names(document: CocoDocument) -> list[str]:
     first = keys[0] if keys else None
     grouping = first == 0 and first not in used and len(ordered) > 1
     return ordered[1:] if grouping else ordered
+
+
+# --- Open Images: a mask for each object, a CSV that says whose and what it is --------------------
+
+_OPEN_IMAGES_HEAD = {"MaskPath", "ImageID", "LabelName"}
+
+
+def find_open_images(listing: Listing) -> Found | None:
+    """Find Open Images' object masks, grouped into layers of classes by their CSV."""
+    tables = {n: rows for n in listing.with_suffix(".csv") if (rows := _mask_rows(listing.path(n)))}
+    if not tables:
+        return None
+    words = _class_words(listing)
+    by_name = {as_text(name).rpartition("/")[2]: name for name in listing.images}
+    layers: dict[str, list[tuple[str, str]]] = {}
+    gathered = PairCollector(listing)
+    splits = {}
+    for table, rows in tables.items():
+        for row in rows:
+            mask, image = by_name.get(row["MaskPath"]), gathered.find_image(row["ImageID"], table)
+            if mask is None or image is None:
+                gathered.note_missing(listing.path(table), row["MaskPath"], 1)
+                continue
+            term = words.get(row["LabelName"], row["LabelName"])
+            layers.setdefault(image, []).append((term, mask))
+            splits[image] = split_of(table)
+    for image, some in layers.items():
+        pair = listing.pair(image, min(some)[1], splits[image], layers=sorted(some))
+        gathered.pairs.append(pair)
+    if not gathered.pairs:
+        return None
+    terms = tuple(sorted({term for some in layers.values() for term, _ in some}))
+    return gathered.found("layers", terms, f"{next(iter(tables))} is Open Images' list of masks")
+
+
+def _mask_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a list of masks; [] for other files."""
+    try:
+        with open_text(path) as file:
+            reader = csv.DictReader(file)
+            if not {*(reader.fieldnames or ())} >= _OPEN_IMAGES_HEAD:
+                return []
+            return [row for row in reader if None not in row.values()]  # a truncated line
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _class_words(listing: Listing) -> dict[str, str]:
+    """Class code -> name, from class-descriptions.csv or similar files."""
+    words = {}
+    for name in listing.with_suffix(".csv"):
+        if "description" in stem_of(name).lower():
+            with contextlib.suppress(csv.Error):
+                for row in csv.reader(text_of(listing.path(name)).splitlines()):
+                    if len(row) >= 2 and not is_image(row[0]):
+                        words[row[0].strip()] = row[1].strip()
+    return words

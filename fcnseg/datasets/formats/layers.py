@@ -5,20 +5,25 @@ masks/road/a.png, masks/a/road.png, a/masks/*.png, a_class_road.png, a_mask_1.pn
 
 from __future__ import annotations
 
-import filecmp
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
 from fcnseg.datasets import Found, Pair, files_of, name_uniquely
 from fcnseg.datasets.formats.documents import layer_areas
-from fcnseg.datasets.pairing import Listing, place_of, split_roles, stem_of, without_suffix
+from fcnseg.datasets.formats.masks import further_masks, without_combined
+from fcnseg.datasets.formats.named_masks import (
+    BRUSH,
+    common_word,
+    numbered_folders,
+    owner_by_name,
+)
+from fcnseg.datasets.pairing import Listing, place_of, split_roles, stem_of
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, class_number, term_of
 from fcnseg.datasets.pairing.candidates import means, recurring_terms, two_label_sets
 from fcnseg.datasets.pairing.file_stats import (
@@ -31,18 +36,11 @@ from fcnseg.datasets.pairing.file_stats import (
 from fcnseg.datasets.pairing.path_words import CHUNK
 from fcnseg.errors import MediaError, as_text
 
-ALL_OBJECTS = frozenset(["all", "full", "complete", "combined", "merged", "total", "union"])
-"""Names of files that combine the areas of all others."""
-
 Layer = tuple[str, str]
 """A class name and a listed file."""
 
 Keys = dict[tuple[str, str, str], str]
 """The image of a split, a folder and a stem."""
-
-_NUMBERED = re.compile(r"[ _.\-(]*\d+\)?$")
-
-_BRUSH = re.compile(r"^task-(\d+)-annotation-.*?-tag-(.+?)(?:-\d+)?$", re.IGNORECASE)
 
 
 def find_layers(listing: Listing) -> Found | None:
@@ -60,15 +58,38 @@ def find_layers(listing: Listing) -> Found | None:
         bare = _without_folders(keys)  # Bilder/a.png, masks/road/a_mask.png: no folder in common
         by_image, left = _grouped(labels, lambda name: _owner(name, bare, {}, {}))
         if max(map(len, by_image.values()), default=0) < 2:
-            by_image, left = _grouped(labels, lambda name: _owner_by_name(name, keys))
+            by_image, left = _grouped_by_name(labels, keys, alike=True)
         if not by_image:  # shapes_2018/7.jpeg, annotations/7_square_0.png
-            by_image, left = _grouped(labels, lambda name: _owner_by_name(name, bare, alike=False))
-        if all(len(layers) == 1 and not _BRUSH.match(stem_of(layers[0][1]))
+            by_image, left = _grouped_by_name(labels, bare, alike=False)
+        if all(len(layers) == 1 and not BRUSH.match(stem_of(layers[0][1]))
                for layers in by_image.values()):  # fmt: skip
             return None  # a_P.png: one label file per image, with a custom suffix
     looked = sample_stats(listing, [name for layers in by_image.values() for _, name in layers])
     if any(one.levels > 2 for one in looked):
         return None  # labels of several classes: versions of the labels, not one class each
+    return _found(listing, by_image, images, left)
+
+
+def find_numbered_folders(listing: Listing) -> Found | None:
+    """Find one folder of masks for each class, told apart by a number: `class_1_masks/`,
+    `masks_2/`, `mask_cat_03/`."""
+    term_in = numbered_folders(listing.images)
+    labels = [name for name in listing.images if name.rpartition("/")[0] in term_in]
+    others = {*listing.images} - {*labels} if labels else set()
+    images = split_roles(sorted(others))[0]
+    keys = {(place_of(name).split, bare_stem(stem_of(name))): name for name in images}
+
+    def owner_of(name: str) -> tuple[str, str] | None:
+        image = keys.get((place_of(name).split, bare_stem(stem_of(name))))
+        return (image, term_in[name.rpartition("/")[0]]) if image is not None else None
+
+    by_image, left = _grouped(labels, owner_of)
+    if not by_image or len(keys) < len(images) or len(left) > len(labels) / 2:
+        return None
+    for image in sample(sorted(by_image)):
+        looked = [measure_file(listing.path(name)) for _, name in by_image[image]]
+        if any(one.levels > 2 for one in looked if one) or len({o.size for o in looked if o}) > 1:
+            return None  # versions of the labels
     return _found(listing, by_image, images, left)
 
 
@@ -90,7 +111,14 @@ def _grouped(
 def _found(
     listing: Listing, by_image: dict[str, list[Layer]], images: Sequence[str], left: Sequence[str]
 ) -> Found:
-    by_image = _numbered_classes(listing, _meant(by_image))
+    """The pairs of images with a label file for each class. left: label files without an image."""
+    by_image = _numbered_classes(listing, without_combined(by_image))
+    first = any(term == "class_0" for layers in by_image.values() for term, _ in layers)
+    if first and _cover_all(listing, by_image):  # what no other file shows
+        by_image = {
+            image: [("background" if term == "class_0" else term, name) for term, name in layers]
+            for image, layers in by_image.items()
+        }
     _refuse_drawings(listing, by_image)
     _refuse_same_areas(listing, by_image)
     terms = tuple(sorted({term for layers in by_image.values() for term, _ in layers}))
@@ -153,39 +181,30 @@ def _without_folders(keys: Keys) -> Keys:
     }
 
 
-def _owner_by_name(name: str, keys: Keys, *, alike: bool = True) -> tuple[str, str] | None:
-    """The image whose name is the beginning or end of a label file's; the rest is the class.
+def _grouped_by_name(
+    labels: Sequence[str], keys: Keys, *, alike: bool
+) -> tuple[dict[str, list[Layer]], list[str]]:
+    """Group label files by the images whose names theirs all begin, or all end, with: whichever
+    gives more images labels. {} if one number names an image by chance (`x1_2.png` and `2.png`).
 
     alike: whether both must be in corresponding folders.
     """
-    place, written = place_of(name), as_text(stem_of(name))
-    stem = written.lower()
-    where = place.key if alike else (place.split, "")
-    brush = _BRUSH.match(stem)  # Label Studio's brush export
-    if brush:
-        own = keys.get((*where, brush[1])) or keys.get((*where, f"task-{brush[1]}"))
-        return (own, written[brush.start(2) : brush.end(2)]) if own else None
-    runs = [(run.start(), run.end()) for run in CHUNK.finditer(stem)]
-    for cut in range(len(runs) - 1, 0, -1):
-        for own, rest in (
-            (stem[: runs[cut - 1][1]], runs[cut:]),
-            (stem[runs[len(runs) - cut][0] :], runs[: len(runs) - cut]),
-        ):
-            image = keys.get((*where, bare_stem(own)))
-            if image is not None:
-                return image, term_of([written[start:end] for start, end in rest])
-    return None
+    word, bare = (common_word(map(stem_of, some)) for some in (labels, keys.values()))
+    keys = {(key[0], key[1], key[2].removeprefix(bare)): keys[key] for key in keys} | keys
 
+    def owner_of(name: str, *, first: bool) -> tuple[str, str] | None:
+        return owner_by_name(name, keys, word, alike=alike, first=first)
 
-def _meant(by_image: dict[str, list[Layer]]) -> dict[str, list[Layer]]:
-    """Drop files that combine all objects; names that never recur are objects, not classes."""
-    terms = {term for layers in by_image.values() for term, _ in layers}
-    seldom = len(by_image) > 2 and len(terms) > len(by_image)
-    meant = {}
-    for image, layers in by_image.items():
-        single = [layer for layer in layers if layer[0].lower() not in ALL_OBJECTS] or layers
-        meant[image] = [(ONE_CLASS, name) for _, name in single] if seldom else single
-    return meant
+    ways = [_grouped(labels, partial(owner_of, first=first)) for first in (True, False)]
+    by_image, left = max(ways, key=lambda way: (len(way[0]), -len(way[1])))
+    numbers = {key[2] for key in keys if key[2].isdecimal()}
+    others = {
+        number
+        for image, layers in by_image.items()
+        for _, name in layers
+        for number in {*re.findall(r"\d+", stem_of(name))} - {bare_stem(stem_of(image))}
+    }
+    return ({}, [*labels]) if len(others & numbers) > len(by_image) else (by_image, left)
 
 
 def _overlapping(pairs: Sequence[Pair]) -> int:
@@ -215,15 +234,22 @@ def _numbered_classes(listing: Listing, by_image: dict[str, list[Layer]]) -> dic
     every = next(iter(numbers), ())
     if not alike or len(every) < 2 or any(len(some) != len(every) for some in by_image.values()):
         return by_image
+    if not _cover_all(listing, by_image):
+        return by_image
+    return {
+        image: [(f"class_{n if int(n) else 0}", name) for n, name in some]
+        for image, some in numbered.items()
+    }
+
+
+def _cover_all(listing: Listing, by_image: Mapping[str, Sequence[Layer]]) -> bool:
+    """Whether each pixel is in one of an image's files."""
     for image in sample(sorted(by_image)):
         measured = [measure_file(listing.path(name)) for _, name in by_image[image]]
         shown = [one.shown for one in measured if one]
-        if len(shown) < len(every) or (np.sum(shown, axis=0) == 1).mean() < COVERED:
-            return by_image
-    return {
-        image: [(f"class_{n}" if int(n) else "background", name) for n, name in some]
-        for image, some in numbered.items()
-    }
+        if len(shown) < len(measured) or (np.sum(shown, axis=0) == 1).mean() < COVERED:
+            return False
+    return True
 
 
 SAME = 0.5
@@ -294,7 +320,8 @@ def with_more_masks(listing: Listing, found: Found) -> Found:
     layered = found.store == "layers" and len(found.terms) == 1
     if not layered and (found.store != "pixels" or len(listing.images) <= 2 * len(found.pairs)):
         return found
-    more = _further_masks(listing, found.pairs, found.sides[1])
+    chosen = [name for name in listing.images if means(found.sides[1], name)]
+    more = further_masks(listing, chosen, found.pairs)
     looked = sample_stats(listing, [name for names in more.values() for name in names])
     if not more or any(one.levels > 2 for one in looked):
         return found
@@ -321,30 +348,3 @@ def with_more_masks(listing: Listing, found: Found) -> Found:
         orphan_labels=tuple(path for path in found.orphan_labels if path not in used),
         why=(*found.why, why),
     )
-
-
-def _further_masks(listing: Listing, pairs: Sequence[Pair], chosen: str) -> dict[int, list[str]]:
-    """Files that differ from a pair's labels only in a number at the end, by pair index; of the
-    `chosen` folder or pattern of labels, "" for all."""
-    owners: dict[str, set[int]] = {}
-    used = {path for pair in pairs for path in (pair.image, *files_of(pair))}
-    for number, pair in enumerate(pairs):
-        base = str(pair.labels.with_suffix("")).lower()
-        for name in (base, _NUMBERED.sub("", base)):
-            owners.setdefault(name, set()).add(number)
-    more: dict[int, list[str]] = {}
-    for name in (name for name in listing.images if means(chosen, name)):
-        base = without_suffix(str(listing.path(name))).lower()
-        bare = _NUMBERED.sub("", base)
-        if bare != base and len(owners.get(bare, ())) == 1 and listing.path(name) not in used:
-            number = next(iter(owners[bare]))
-            if not _is_copy(listing.path(name), pairs[number].labels):
-                more.setdefault(number, []).append(name)
-    return more
-
-
-def _is_copy(path: Path, other: Path) -> bool:
-    """Whether two files have the same content, as `a (1).png` and `a.png` may have."""
-    with suppress(OSError):  # reported when all files are read
-        return filecmp.cmp(path, other, shallow=False)
-    return False

@@ -1,21 +1,23 @@
-"""Labels as arrays (.npy, .npz, .mat), and run lengths in a CSV."""
+"""Labels as arrays (.npy, .npz, .mat) and run lengths in a CSV; several masks of an image."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import filecmp
 import itertools
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets import Found
+from fcnseg.datasets import Found, Pair, files_of
 from fcnseg.datasets.encoding.entries import open_text
 from fcnseg.datasets.formats.documents import (
     Annotated,
@@ -24,7 +26,7 @@ from fcnseg.datasets.formats.documents import (
     Format,
     outlined,
 )
-from fcnseg.datasets.pairing import Listing, place_of, stem_of
+from fcnseg.datasets.pairing import Listing, place_of, stem_of, without_suffix
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, pair_by_names
 from fcnseg.datasets.pairing.file_stats import sample
 from fcnseg.datasets.pairing.named_images import PairCollector
@@ -261,3 +263,54 @@ _DOWN_COLUMNS = outlined("run-lengths", _run_length_files, _documents, _WHY)
 ALONG_ROWS = outlined("run-lengths-rows", _run_length_files, _documents, _WHY, _row_major)
 
 RUN_LENGTHS = Format(_find_run_lengths, _DOWN_COLUMNS.read)
+
+
+# --- Several masks of an image --------------------------------------------------------------------
+
+_NUMBERED = re.compile(r"[ _.\-(]*\d+\)?$")
+
+
+def further_masks(
+    listing: Listing, names: Iterable[str], pairs: Sequence[Pair]
+) -> dict[int, list[str]]:
+    """Those of the files that differ from a pair's labels only in a number at the end, by pair."""
+    owners: dict[str, set[int]] = {}
+    used = {path for pair in pairs for path in (pair.image, *files_of(pair))}
+    for number, pair in enumerate(pairs):
+        base = str(pair.labels.with_suffix("")).lower()
+        for name in (base, _NUMBERED.sub("", base)):
+            owners.setdefault(name, set()).add(number)
+    more: dict[int, list[str]] = {}
+    for name in names:
+        base = without_suffix(str(listing.path(name))).lower()
+        bare = _NUMBERED.sub("", base)
+        if bare != base and len(owners.get(bare, ())) == 1 and listing.path(name) not in used:
+            number = next(iter(owners[bare]))
+            if not _is_copy(listing.path(name), pairs[number].labels):
+                more.setdefault(number, []).append(name)
+    return more
+
+
+def _is_copy(path: Path, other: Path) -> bool:
+    """Whether two files have the same content, as `a (1).png` and `a.png` may have."""
+    with contextlib.suppress(OSError):  # reported when all files are read
+        return filecmp.cmp(path, other, shallow=False)
+    return False
+
+
+ALL_OBJECTS = frozenset(["all", "full", "complete", "combined", "merged", "total", "union"])
+"""Names of files that combine the areas of all others."""
+
+
+def without_combined(
+    by_image: Mapping[str, list[tuple[str, str]]],
+) -> dict[str, list[tuple[str, str]]]:
+    """Drop files that combine all objects; names that never recur are objects, not classes."""
+    images = Counter(term for layers in by_image.values() for term in {term for term, _ in layers})
+    once = 2 * sum(count == 1 or term.isdecimal() for term, count in images.items()) > len(images)
+    seldom = once and 2 < len(by_image) < len(images)
+    meant = {}
+    for image, layers in by_image.items():
+        single = [layer for layer in layers if layer[0].lower() not in ALL_OBJECTS] or layers
+        meant[image] = [(ONE_CLASS, name) for _, name in single] if seldom else single
+    return meant

@@ -1,16 +1,13 @@
 """Label images whose values are defined by other files or by their folder: labelme's folders,
-ADE20K, Open Images, COCO's panoptic format.
+ADE20K, COCO's panoptic format; and classes in the names of label files and their folders.
 
 The meaning of a number differs from file to file, or is defined in a table.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,22 @@ import numpy as np
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.datasets import Found, Pair, name_uniquely
 from fcnseg.datasets.encoding.class_lists import find_entries
-from fcnseg.datasets.encoding.entries import open_text, text_of
+from fcnseg.datasets.encoding.entries import text_of
 from fcnseg.datasets.formats.documents import Format, refuse_broken
 from fcnseg.datasets.formats.polygons import by_number, read_json
-from fcnseg.datasets.pairing import Listing, is_image, marks, place_of, stem_of
+from fcnseg.datasets.pairing import (
+    FILLERS,
+    LABEL_WORDS,
+    LETTERS,
+    Listing,
+    marks,
+    place_of,
+    stem_of,
+)
+from fcnseg.datasets.pairing.by_words import bare_stem, term_of
 from fcnseg.datasets.pairing.file_stats import sample, sample_stats
-from fcnseg.datasets.pairing.named_images import PairCollector, split_of
+from fcnseg.datasets.pairing.named_images import PairCollector, class_folders
+from fcnseg.datasets.pairing.path_words import CHUNK, words_in
 from fcnseg.errors import PARSE_ERRORS, DatasetError, MediaError, as_text, reason
 from fcnseg.io.annotations import Cached
 from fcnseg.io.labels import RawLabels, read_raw_labels
@@ -146,81 +153,7 @@ def _read_ade20k(pair: Pair, terms: Sequence[str]) -> RawLabels:
 
 ADE20K_JSON = Format(_find_ade20k, _read_ade20k, needs=("_seg.png",))
 
-# --- Open Images: a mask for each object, a CSV that says whose and what it is --------------------
-
-_OPEN_IMAGES_HEAD = {"MaskPath", "ImageID", "LabelName"}
-
-
-def find_open_images(listing: Listing) -> Found | None:
-    """Find Open Images' object masks, grouped into layers of classes by their CSV."""
-    tables = {n: rows for n in listing.with_suffix(".csv") if (rows := _mask_rows(listing.path(n)))}
-    if not tables:
-        return None
-    words = _class_words(listing)
-    by_name = {as_text(name).rpartition("/")[2]: name for name in listing.images}
-    layers: dict[str, list[tuple[str, str]]] = {}
-    gathered = PairCollector(listing)
-    splits = {}
-    for table, rows in tables.items():
-        for row in rows:
-            mask, image = by_name.get(row["MaskPath"]), gathered.find_image(row["ImageID"], table)
-            if mask is None or image is None:
-                gathered.note_missing(listing.path(table), row["MaskPath"], 1)
-                continue
-            term = words.get(row["LabelName"], row["LabelName"])
-            layers.setdefault(image, []).append((term, mask))
-            splits[image] = split_of(table)
-    for image, some in layers.items():
-        pair = listing.pair(image, min(some)[1], splits[image], layers=sorted(some))
-        gathered.pairs.append(pair)
-    if not gathered.pairs:
-        return None
-    terms = tuple(sorted({term for some in layers.values() for term, _ in some}))
-    return gathered.found("layers", terms, f"{next(iter(tables))} is Open Images' list of masks")
-
-
-def _mask_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a list of masks; [] for other files."""
-    try:
-        with open_text(path) as file:
-            reader = csv.DictReader(file)
-            if not {*(reader.fieldnames or ())} >= _OPEN_IMAGES_HEAD:
-                return []
-            return [row for row in reader if None not in row.values()]  # a truncated line
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return []
-
-
-def _class_words(listing: Listing) -> dict[str, str]:
-    """Class code -> name, from class-descriptions.csv or similar files."""
-    words = {}
-    for name in listing.with_suffix(".csv"):
-        if "description" in stem_of(name).lower():
-            with contextlib.suppress(csv.Error):
-                for row in csv.reader(text_of(listing.path(name)).splitlines()):
-                    if len(row) >= 2 and not is_image(row[0]):
-                        words[row[0].strip()] = row[1].strip()
-    return words
-
-
 # --- cat/masks/1.png, dog/masks/1.png: what a file shows is what its folder is called -------------
-
-MOST_FOLDERS = 12
-
-
-def class_folders(pairs: Sequence[Pair], root: Path) -> list[str]:
-    """The folder of each pair's labels that may be the class: the first level, apart from names of
-    images, labels and splits, that varies, if the names have no digits. [] for none, or many."""
-    if not all(pair.labels.is_relative_to(root) for pair in pairs):
-        return []  # files of a list
-    rests = [place_of(pair.labels.relative_to(root).as_posix()).rest for pair in pairs]
-    at = next((at for at, some in enumerate(zip(*rests, strict=False)) if len({*some}) > 1), None)
-    if at is None:
-        return []
-    words = [rest[at] for rest in rests]
-    known = Counter(words)
-    plain = not any(re.search(r"\d", word) for word in known)
-    return words if plain and len(known) <= MOST_FOLDERS and min(known.values()) > 1 else []
 
 
 def in_class_folders(found: Found, listing: Listing) -> Found:
@@ -238,6 +171,77 @@ def in_class_folders(found: Found, listing: Listing) -> Found:
     terms = tuple(sorted({*words}))
     why = f"what label files show is what their folders are called: {', '.join(terms)}"
     return replace(found, pairs=tuple(pairs), store="layers", terms=terms, why=(*found.why, why))
+
+
+# --- masks_1/a.png, masks_2/a.png: a folder of masks for each class -----------------------------
+
+
+def numbered_folders(files: Iterable[str]) -> dict[str, str]:
+    """The class of each folder of labels that differs from others by a number alone and has files
+    of the same names; without those that belong to images so numbered (`images_1/`, `masks_1/`)."""
+    stems: dict[str, set[str]] = {}
+    for name in files:
+        stems.setdefault(name.rpartition("/")[0], set()).add(stem_of(name))
+    groups: dict[str, dict[str, str]] = {}
+    for folder in stems:
+        for part in re.finditer(r"(?<![^/])[^\d/]*(\d+)[^\d/]*(?![^/])", folder):
+            bare = f"{folder[: part.start(1)]}#{folder[part.end(1) :]}"
+            groups.setdefault(bare, {})[folder] = part[0]
+    numbers = {bare: {re.sub(r"\D", "", p) for p in some.values()} for bare, some in groups.items()}
+    taken = [numbers[bare] for bare in groups if LABEL_WORDS.isdisjoint(words_in(bare))]
+    terms: dict[str, str] = {}
+    for bare, some in groups.items():
+        files = [stem for folder in some for stem in stems[folder]]
+        again = len(some) > 1 and len(files) > 1.5 * len({*files})
+        if again and not any(map(numbers[bare].intersection, taken)):
+            named = ((folder, part) for folder, part in some.items() if words_in(part))
+            terms |= {folder: _numbered_term(part) for folder, part in named}
+    return terms
+
+
+def _numbered_term(part: str) -> str:
+    """The class in a folder's name: class_1 for `masks_1`, cat_3 for `mask_cat_03`."""
+    words = [w for w in LETTERS.findall(part) if w.lower() not in LABEL_WORDS | FILLERS]
+    return "_".join([*(words or ["class"]), str(int(re.sub(r"\D", "", part)))])
+
+
+# --- a_road.png, 7_square_0.png, task-1-annotation-2-tag-road.png: image and class -------
+
+BRUSH = re.compile(r"^task-(\d+)-annotation-.*?-tag-(.+?)(?:-\d+)?$", re.IGNORECASE)
+
+
+def common_word(stems: Iterable[str]) -> str:
+    """The letters, in lower case, with which all stems begin: mask for `mask1_2`, `mask3_1`."""
+    some = [as_text(stem).lower() for stem in stems] or [""]
+    first, last = min(some), max(some)
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
+    word = first[:same].rstrip("0123456789")
+    return word if word.isalpha() else ""
+
+
+def owner_by_name(
+    name: str, keys: Mapping[tuple[str, str, str], str], word: str, *, alike: bool, first: bool
+) -> tuple[str, str] | None:
+    """The image whose name is the beginning (`first`, perhaps after a word) or the end of a label
+    file's; the rest is the class."""
+    place, written = place_of(name), as_text(stem_of(name))
+    stem = written.lower()
+    where = place.key if alike else (place.split, "")
+    brush = BRUSH.match(stem)  # Label Studio's brush export
+    if brush:
+        own = keys.get((*where, brush[1])) or keys.get((*where, f"task-{brush[1]}"))
+        return (own, written[brush.start(2) : brush.end(2)]) if own else None
+    runs = [(run.start(), run.end()) for run in CHUNK.finditer(stem)]
+    for cut in range(len(runs) - 1, 0, -1):
+        at = cut if first else len(runs) - cut
+        called, rest = (
+            (stem[: runs[at - 1][1]], runs[at:]) if first else (stem[runs[at][0] :], runs[:at])
+        )
+        image = keys.get((*where, bare_stem(called)))
+        image = image or keys.get((*where, called.removeprefix(word)))
+        if image is not None:
+            return image, term_of([written[start:end] for start, end in rest])
+    return None
 
 
 # --- COCO's panoptic format: PNGs of segment ids, and a JSON file with their categories ----------

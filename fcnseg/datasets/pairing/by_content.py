@@ -229,7 +229,7 @@ def as_found(
     """
     refuse_two_cameras(listing, chosen)
     by_image: dict[str, list[tuple[str, str]]] = {}
-    for one, term in zip(chosen, terms_of(chosen), strict=True):
+    for one, term in zip(chosen, terms_of(listing, chosen), strict=True):
         for image, labels in one.pairs:
             by_image.setdefault(image, []).append((term, labels))
     layered = any(len(some) > 1 for some in by_image.values())

@@ -216,9 +216,9 @@ def term_of(words: Iterable[str]) -> str:
 
 
 def class_number(stem: str) -> str:
-    """The class that a name numbers at its end (`a_class_2`); "" for another, 0: background."""
+    """The class that a name numbers at its end (`a_class_2`); "" for another."""
     found = re.search(r"(?:^|[\W_])(?:class|cls|category|klasse)[\W_]*0*(\d+)$", stem.lower())
-    return "" if found is None else f"class_{found[1]}" if int(found[1]) else "background"
+    return "" if found is None else f"class_{found[1]}"
 
 
 def in_one_format(found: Found) -> Found:

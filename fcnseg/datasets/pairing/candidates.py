@@ -262,10 +262,18 @@ def _grey(one: FileStats) -> NDArray[np.int32]:
     return np.asarray((299 * red + 587 * green + 114 * blue) // 1000)
 
 
-def terms_of(sides: Sequence[Candidate]) -> list[str]:
-    """Class names of several sets of label files: the words that they do not all share."""
+def terms_of(listing: Listing, sides: Sequence[Candidate]) -> list[str]:
+    """Class names of several sets of label files: the words that they do not all share.
+
+    DatasetError for two folders with labels of the same images and no such word.
+    """
     common = set.intersection(*(set(one.label_words) for one in sides)) if len(sides) > 1 else set()
-    return [term_of(_as_written(one, common)) for one in sides]
+    terms = [term_of(_as_written(one, common)) for one in sides]
+    for (term, one), (again, other) in combinations(zip(terms, sides, strict=True), 2):
+        folders = {side.pairs[0][1].rpartition("/")[0] for side in (one, other)}
+        if term == again and len(folders) > 1 and one.images & other.images:
+            raise two_label_sets(listing, (one, other))
+    return terms
 
 
 def _as_written(side: Candidate, common: Iterable[str]) -> list[str]:

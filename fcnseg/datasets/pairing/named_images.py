@@ -280,3 +280,22 @@ def find_whole_images(listing: Listing, find: Callable[[Listing], Found]) -> Fou
             hint="write the bands of each image into one TIFF, for example with gdal_merge.py "
             "-separate -o IMAGE.tif B02.tif B03.tif B04.tif",
         ) from None
+
+
+MOST_FOLDERS = 12
+"""Maximum number of folders that may be classes."""
+
+
+def class_folders(pairs: Sequence[Pair], root: Path) -> list[str]:
+    """The folder of each pair's labels that may be the class: the first level, apart from names of
+    images, labels and splits, that varies, if the names have no digits. [] for none, or many."""
+    if not all(pair.labels.is_relative_to(root) for pair in pairs):
+        return []  # files of a list
+    rests = [place_of(pair.labels.relative_to(root).as_posix()).rest for pair in pairs]
+    at = next((at for at, some in enumerate(zip(*rests, strict=False)) if len({*some}) > 1), None)
+    if at is None:
+        return []
+    words = [rest[at] for rest in rests]
+    known = Counter(words)
+    plain = not any(re.search(r"\d", word) for word in known)
+    return words if plain and len(known) <= MOST_FOLDERS and min(known.values()) > 1 else []

@@ -15,6 +15,7 @@ from fcnseg.datasets.pairing import (
     SPLIT_WORDS,
     Listing,
     one_split,
+    stem_of,
     suffix_of,
     without_suffix,
 )
@@ -145,17 +146,19 @@ class Names:
                 if _agree(own.split, self._names[other].split)
             ]
             if len(partners) > 1:
-                partners = self._nearest(own, partners)
+                partners = self._nearest(name, partners)
             if len(partners) == 1:
                 found.append((name, partners[0]))
         used = Counter(partner for _, partner in found)
         return [(name, partner) for name, partner in found if used[partner] == 1]
 
-    def _nearest(self, own: _Name, partners: Sequence[str]) -> list[str]:
-        """Among files with the same words, those of the same split, then those with numbers in the
-        same order (`0/1.jpg` does not match `1/0.jpg`)."""
+    def _nearest(self, name: str, partners: Sequence[str]) -> list[str]:
+        """Among files with the same words, those of the same split, then those of the same name,
+        or else with numbers in the same order (`0/1.jpg` does not match `1/0.jpg`)."""
+        own = self._names[name]
         same = [other for other in partners if self._names[other].split == own.split]
         left = same or partners
+        left = [other for other in left if stem_of(other) == stem_of(name)] or left
         return [
             other
             for other in left
