@@ -23,6 +23,11 @@ def test_crops_by_size(size: tuple[int, int], crop: tuple[int, int]) -> None:
     assert f"{size[1]}x{size[0]}" in why
 
 
+def test_a_crop_that_shows_little_of_a_photo_says_so() -> None:
+    assert "2 % of an image; --short-side 720 shows more" in suggest_crop([(3000, 4000)])[1]
+    assert "--short-side" not in suggest_crop([(1024, 2048)])[1]
+
+
 def test_weights_balance() -> None:
     pixels = (900, 100, 0)
     weights = sqrt_weights(pixels)

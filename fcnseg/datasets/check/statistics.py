@@ -193,6 +193,9 @@ SMALL, LARGE = 256, 512
 FRACTION = 0.9
 """Side of a crop relative to the image's, between these."""
 
+SMALL_PART = 0.1
+"""A crop of less than this fraction of the image shows little of a large object."""
+
 LEAST = 64
 """Least side of a crop: at stride 32, batch norm still has several elements."""
 
@@ -259,7 +262,10 @@ def suggest_crop(sizes: Sequence[Size]) -> tuple[Size, str]:
     if max(height, width) <= SMALL:
         rule = "small images are not cropped"
     elif max(height, width) * FRACTION > LARGE:
-        rule = f"large ones are cut to {LARGE}, which fits in memory and still shows the context"
+        rule = f"large ones are cut to {LARGE}, which fits in memory"
+        part = crop[0] * crop[1] / (height * width)
+        if part < SMALL_PART:
+            rule += f", {percent(part, 0)} of an image; --short-side 720 shows more of it"
     else:
         rule = "nine tenths of it leave room to vary and are multiples of 32"
     return crop, f"{typical}; {rule}"
