@@ -131,6 +131,10 @@ class ModelSpec:
         return cls(**data)
 
 
+_STRIP, _MOST_OF_STRIP = 100, 2**22
+"""An image so many times as long as it is wide is a strip; the pixels that one is enlarged to."""
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How images are converted to a network's inputs.
@@ -186,14 +190,18 @@ class Preprocess:
         return self if short_side is None else replace(self, short_side=short_side or None)
 
     def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) to which an image of this (height, width) is resized."""
+        """(height, width) to which an image of this (height, width) is resized.
+
+        Strips are enlarged less, but not those of traced graphs, whose sizes are no integers.
+        """
         if self.short_side is None:
             return size
         height, width = size
-        short = _smaller(height, width)
-        return _round_div(self.short_side * height, short), _round_div(
-            self.short_side * width, short
-        )
+        short, side = _smaller(height, width), self.short_side
+        if isinstance(height, int) and isinstance(width, int) and max(size) > _STRIP * short:
+            most = math.isqrt(_MOST_OF_STRIP * short // max(size))
+            side = min(side, max(short, most))
+        return _round_div(side * height, short), _round_div(side * width, short)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) RGB -> float32 (N, 3, H, W), channels last in memory.
