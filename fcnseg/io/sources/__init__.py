@@ -339,10 +339,10 @@ def _open_raw(text: str, raw: RawVideo, selection: Selection, callback: Callback
 
 def _missing(path: Path) -> MediaError:
     """The MediaError for a missing path, with the most similar existing name."""
+    if path.is_symlink():
+        return MediaError(f"{path} is a link to {path.readlink()}, which is not there.")
     hint = "a path, a quoted glob, a camera's number, an address (rtsp://, http://) or - for stdin"
     if path.parent.is_dir():
-        names = [item.name for item in path.parent.iterdir()]
-        close = closest(path.name, names, cutoff=0.8)
-        if close:
-            hint = f"did you mean {path.parent / close[0]}?"
+        close = closest(path.name, (item.name for item in path.parent.iterdir()), cutoff=0.8)
+        hint = f"did you mean {path.parent / close[0]}?" if close else hint
     return MediaError(f"There is no file or folder {path}.", hint=hint)
