@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
+from fcnseg.errors import OptionError
 from fcnseg.inference import job
 from fcnseg.inference.pipeline import InferResult
 from fcnseg.io.sources import files as recorded
@@ -56,6 +58,21 @@ def test_an_output_that_a_crash_left_empty_is_made_again(folder: Path, random_mo
     made.write_bytes(b"")
     assert run(folder, random_model, save=["labels"], skip_done=True)[0].frames_out == 1
     assert made.stat().st_size
+
+
+def test_outputs_that_were_edited_are_not_written_over(folder: Path, random_model: Path) -> None:
+    """Polygons that were corrected in labelme are somebody's work."""
+    run(folder, random_model, save=["labelme"])
+    assert run(folder, random_model, save=["labelme"])[0].frames_out == 2
+    made = folder / "out" / "labelme" / "a.json"
+    made.write_text("corrected")
+    later = made.stat().st_mtime + 3600
+    os.utime(made, (later, later))
+    with pytest.raises(OptionError, match=r"a\.json was changed after fcnseg wrote it"):
+        run(folder, random_model, save=["labelme"])
+    run(folder, random_model, save=["labelme"], skip_done=True)
+    run(folder, random_model, save=["labels"])
+    assert made.read_text() == "corrected"
 
 
 def test_a_source_is_listed_once(

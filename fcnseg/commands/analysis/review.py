@@ -14,16 +14,15 @@ from fcnseg import notebook
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import ReviewConfig
-from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.loader import ErrorsAsItems
 from fcnseg.datasets.pairing.by_content import without_labels
-from fcnseg.errors import DatasetError, FcnsegError, InputError, OptionError, printable, to_bytes
+from fcnseg.errors import DatasetError, FcnsegError, InputError, printable, to_bytes
 from fcnseg.files import shortened
 from fcnseg.inference.evaluation import dataset_for, skipped_image
 from fcnseg.inference.loading import load_as
-from fcnseg.inference.outputs.manifest import next_free, unused_removed
+from fcnseg.inference.outputs.manifest import next_free, refuse_edited, unused_removed
 from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.annotations.tools import as_labelme
@@ -116,14 +115,12 @@ def review(
             print(suspect.name, suspect.box, suspect.score)
     """
     config = ReviewConfig.of(data, options)
-    for name in ("split", "tolerance", "fill_boxes"):
-        if config.unlabeled and getattr(config, name) != getattr(ReviewConfig, name):
-            raise OptionError(
-                f"{spelled(name)} has no effect with --unlabeled.", hint=f"omit {spelled(name)}"
-            )
+    if config.unlabeled:
+        config.refuse(("split", "tolerance", "fill_boxes"), "with --unlabeled")
     refuse_file("--out", config.out)
     if config.out is not None:
         refuse_folder_of_others(config.out, ("review.csv", "review.html", *config.save))
+        refuse_edited(config.out, config.save)
     segmenter = load_as(config, callback)
     if not config.unlabeled:
         try:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from fcnseg.errors import PARSE_ERRORS, cannot_write
+from fcnseg.errors import PARSE_ERRORS, OptionError, cannot_write
 from fcnseg.files import numbered, shortened, stamp
 from fcnseg.inference.outputs import SUFFIXES
 from fcnseg.io.images import write_bytes
@@ -23,6 +23,10 @@ from fcnseg.remote import RemotePath
 
 _FLUSH_SECONDS = 5.0
 """Work that has to be repeated at most when a job that writes to remote storage is killed."""
+
+
+_EDITED = 60.0
+"""Seconds between the end of a run and a change of its outputs by somebody."""
 
 
 class Manifest:
@@ -60,9 +64,11 @@ class Manifest:
             self._read()
 
     def begin(self) -> None:
-        """Mark the folder as ours; OptionError when it contains other files."""
+        """Mark the folder as ours; OptionError when it contains other files, or edited ones."""
         if self._path.name == NAME:
             refuse_folder_of_others(self._folder, self._kinds)
+            if not self._done:  # else they are skipped
+                refuse_edited(self._folder, self._kinds)
             mark(self._folder)
 
     def has(self, name: str, path: Path) -> bool:
@@ -146,6 +152,9 @@ class Manifest:
             write_bytes(path, "".join(self._waiting).encode())
             self._waiting.clear()
         self._flushed = time.monotonic()
+        if not isinstance(self._folder, RemotePath):
+            with contextlib.suppress(OSError):  # cameras have no lines: see refuse_edited
+                os.utime(self._folder / NAME)
 
     def _is_there(self, path: Path) -> bool:
         """Whether an output exists; a remote folder is listed only once."""
@@ -200,6 +209,24 @@ class Manifest:
         """The existing files, oldest first: the joined one, then those of processes."""
         found = self._folder.glob("manifest*.jsonl")
         return sorted(found, key=lambda path: (path.name != NAME, path.name))
+
+
+def refuse_edited(folder: Path, kinds: Sequence[str]) -> None:
+    """OptionError if files in these subfolders were changed after a run had written its last one.
+
+    By their times: a minute or more after the newest file of the folder itself, its manifest.
+    """
+    if isinstance(folder, RemotePath) or not folder.is_dir():
+        return
+    written = max((path.stat().st_mtime for path in folder.iterdir() if path.is_file()), default=0)
+    for kind in kinds if written else ():
+        for place, _, files in os.walk(folder / kind):
+            edited = (Path(place) / name for name in files if not name.startswith("."))
+            if found := next((p for p in edited if p.stat().st_mtime > written + _EDITED), None):
+                raise OptionError(
+                    f"{found} was changed after fcnseg wrote it: it would be written over.",
+                    hint="name another folder for the outputs, or remove this file",
+                )
 
 
 def next_free(parent: Path, name: str) -> Path:
