@@ -144,6 +144,7 @@ class Reading:
     why: sentences that explain it. unlabelled: names in a class list that mean "no label" (void,
         unknown), and their stored values, which are ignored; "" names a value that may mean it.
     unused_list: a class list that does not fit the stored values, and its content; "" if none.
+    few_objects: whether the numbers of classes without names may be those of each file's objects.
     """
 
     encoding: Encoding
@@ -152,6 +153,7 @@ class Reading:
     why: tuple[str, ...] = ()
     unlabelled: tuple[tuple[str, int], ...] = ()
     unused_list: str = ""
+    few_objects: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class Description:
         always 255.
     drawn_split: whether val was split off at random because the folder has none.
     why: sentences that explain how the folder was interpreted.
-    unlabelled, unused_list: see Reading.
+    unlabelled, unused_list, few_objects: see Reading.
     """
 
     root: Path
@@ -218,6 +220,7 @@ class Description:
     why: tuple[str, ...] = ()
     unlabelled: tuple[tuple[str, int], ...] = ()
     unused_list: str = ""
+    few_objects: bool = False
     found: Found = field(default_factory=lambda: Found("", ()), repr=False)
 
     def inputs(self) -> Iterator[tuple[str, Path]]:

@@ -127,8 +127,7 @@ def scan(
     root = declared.root if declared else yaml_folder(yaml) if yaml else path
     found, listing = _find(root, declared, yaml, callback)
     found = fill_boxes(found) if boxes else found
-    found = declared.applied(found) if declared else found
-    pairs = sort_pairs(found.pairs)
+    pairs = sort_pairs((found := declared.applied(found) if declared else found).pairs)
     with ScanCache(root) as cache, WorkerPool(usable_cores()) as pool:
         tell = progress_reporter("labels", len(pairs), callback)
         labels = scan_labels(pairs, found.store, found.terms, cache, pool, read_stored, tell)
@@ -159,6 +158,7 @@ def scan(
         why=(*found.why, *reading.why),
         unlabelled=reading.unlabelled,
         unused_list=reading.unused_list,
+        few_objects=reading.few_objects,
         found=found,
     )
     scanned = Scanned(description, labels, values, seen)

@@ -377,3 +377,70 @@ def test_masks_of_a_class_each_whatever_folders_are_called(
     description = describe(tmp_path)
     assert description.classes.names == ("background", *words)
     assert agrees(description, truth)
+
+
+def people(root: Path, counts: list[int], *, sizes: bool = False) -> Truth:
+    """So many discs in each file, numbered from 1; of one size, or smaller by number."""
+    truth = {}
+    for number, count in enumerate(counts):
+        rng = np.random.default_rng(number)
+        labels = np.zeros((48, 96), np.uint8)
+        places = rng.permutation(4)
+        rows, columns = np.mgrid[:48, :96]
+        for value in range(1, count + 1):
+            x, y = 12 + 24 * int(places[value - 1]), int(rng.integers(12, 36))
+            radius = 11 - 4 * value if sizes else int(rng.integers(5, 9))
+            labels[(rows - y) ** 2 + (columns - x) ** 2 <= radius**2] = value
+        put(root / f"PNGImages/a{number}.png", photo(np.minimum(labels, 1), number))
+        put(root / f"PedMasks/a{number}_mask.png", labels)
+        truth[f"PNGImages/a{number}.png"] = labels
+    return truth
+
+
+@pytest.mark.parametrize("counts", [[1, 2, 3, 1, 2, 3, 2, 1], [1, 2, 1, 2, 2, 1]])
+def test_numbers_that_may_be_a_few_objects_are_asked_about(
+    counts: list[int], tmp_path: Path
+) -> None:
+    """Penn-Fudan: 1 ... n for the n people in each file."""
+    people(tmp_path, counts)
+    question = asked(examine(tmp_path), "object-numbers")
+    assert question is not None
+    assert f"Do 1 to {max(counts)} number the objects of each file?" in question.message
+    (tmp_path / "classes.txt").write_text("\n".join(["ground", *"abc"[: max(counts)]]))
+    assert asked(examine(tmp_path), "object-numbers") is None
+
+
+def test_numbers_with_a_size_of_their_own_are_classes_without_a_question(tmp_path: Path) -> None:
+    people(tmp_path, [1, 2, 1, 2, 2, 1, 2, 1], sizes=True)
+    assert asked(examine(tmp_path), "object-numbers") is None
+
+
+@pytest.mark.parametrize("file", ["train.csv", "list.csv"])
+@pytest.mark.parametrize(
+    ("head", "line"),
+    [
+        ("image,mask,fold", "images/{n}.png,masks/{n}.png,{fold}"),
+        ("id,kfold", "{n},{fold}"),
+        ("filename,fold_id", "{n}.png,{fold}.0"),
+        ("fold,name", "fold_{fold},{n}.png"),
+    ],
+)
+def test_the_first_fold_of_a_table_is_val(file: str, head: str, line: str, tmp_path: Path) -> None:
+    lines = [head]
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", labels * 255)
+        lines.append(line.format(n=number, fold=number % 3))
+    (tmp_path / file).write_text("\n".join(lines) + "\n")
+    found = describe(tmp_path)
+    assert {pair.image.stem for pair in found.pairs if pair.split == "val"} == {"0", "3"}
+    assert {pair.image.stem for pair in found.pairs if pair.split == "train"} == {*"1245"}
+
+
+def test_a_line_of_a_list_without_labels_says_so(tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", labels * 255)
+    lines = [f"images/{n}.png,{f'masks/{n}.png' * (n > 0)}" for n in range(6)]
+    (tmp_path / "metadata.csv").write_text("image,mask\n" + "\n".join(lines) + "\n")
+    assert [note.why for note in describe(tmp_path).found.notes] == ["no labels named"]

@@ -207,12 +207,17 @@ def _reading(seen: Scanned) -> Iterable[Finding]:
                 "the file --write dataset.toml writes",
             )
     if not seen.description.found.reading and encoding.store == "alpha":
-        yield Finding(
-            "info",
-            "alpha-labels",
-            "The label files' transparency is read as the labels, not their colors.",
-            repair="if the colors are meant, save the labels without transparency",
+        read = "The label files' transparency is read as the labels, not their colors."
+        repair = "if the colors are meant, save the labels without transparency"
+        yield Finding("info", "alpha-labels", read, (), repair)
+    if most := seen.description.few_objects * (len(encoding.values) - 1):
+        read = f"Do 1 to {most} number the objects of each file? They are read as {most} classes, "
+        read += "but a number says nothing of size and color, and not every file has all of them."
+        repair = (
+            "if they do, write a dataset.toml (--write) with one [[class]] that has all of them "
         )
+        repair += "under `values`; a class list (classes.txt) that names them ends the question"
+        yield Finding("warning", "object-numbers", read, (), repair)
 
 
 def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:

@@ -198,6 +198,7 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
         ignore[0] if ignore else None,
         tuple(why),
         () if values.rim is None else (("", values.rim),),
+        few_objects=values.few_objects and first == 0,
     )
 
 

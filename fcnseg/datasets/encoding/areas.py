@@ -75,7 +75,8 @@ def analyze_areas(
 
     `solid`: values that cover areas, if the others are smoothed edges between them; `exact`:
     whether all cover areas; `instances`: kept only if most numbers form one connected region;
-    `band`: a value that means "ignore"; `rim`: one that may. A few files are read again.
+    `band`: a value that means "ignore"; `rim`: one that may; `few_objects`: whether numbers may be
+    objects', of which there are too few to be sure. A few files are read again.
     """
     if values.terms or values.lossy or values.rest:
         return values
@@ -99,7 +100,10 @@ def analyze_areas(
     band, rim = _trimap_band(values, samples, named=named)
     solid, exact = _covering_values(values, samples)
     band = _ignore_band(values, samples) if band is None else band
-    return replace(values, solid=solid, exact=exact, band=band, rim=rim)
+    asked = False
+    if may_be_few_objects(stored, 2) and band is None and rim is None:
+        asked = are_objects(counts, map(_with_image, sampled()), few=True, again=3)
+    return replace(values, solid=solid, exact=exact, band=band, rim=rim, few_objects=asked)
 
 
 def _in_one_piece(samples: _Samples) -> bool:

@@ -140,10 +140,10 @@ def divide_by_step(
     return step, [frozenset(value // step for value in some) - {0} for some in files]
 
 
-def may_be_few_objects(stored: Sequence[frozenset[int]]) -> bool:
-    """Whether numbers may be few objects per file: 1..n in every file, with different n."""
+def may_be_few_objects(stored: Sequence[frozenset[int]], least: int = FEWEST_FILES) -> bool:
+    """Whether numbers may be few objects per file: 1..n in every file, with `least` different n."""
     in_a_row = all(some == {*range(1, len(some) + 1)} for some in stored)
-    return in_a_row and len({*map(len, stored)} - {0}) >= FEWEST_FILES
+    return in_a_row and len({*map(len, stored)} - {0}) >= least
 
 
 def may_be_sparse_objects(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
@@ -164,10 +164,17 @@ Seen = tuple[NDArray[np.int32], NDArray[np.uint8] | None]
 
 
 def are_objects(
-    counts: Iterable[ValueCounts | None], seen: Iterable[Seen], *, few: bool = False
+    counts: Iterable[ValueCounts | None],
+    seen: Iterable[Seen],
+    *,
+    few: bool = False,
+    again: int | None = None,
 ) -> bool:
     """Whether numbers that may be objects are: each is one connected region, and either in hardly
-    more than one file, or without a typical size, position and color."""
+    more than one file, or without a typical size, position and color.
+
+    few: see BY_CHANCE. again: the least number of repeated occurrences, if not FEWEST_AGAIN.
+    """
     stored = [frozenset(one.values) - {0} for one in counts if one is not None]
     every = frozenset[int]().union(*stored)
     once = sum(map(len, stored)) <= 1.5 * len(every) and len(every) > 2 * max(map(len, stored))
@@ -184,7 +191,7 @@ def are_objects(
             return False
     if not rows or single < ONE_PIECE * sum(map(len, rows)):
         return False
-    x, y, *others = _ratios(np.concatenate(rows), FEWEST_AGAIN[few])
+    x, y, *others = _ratios(np.concatenate(rows), again or FEWEST_AGAIN[few])
     placed = max(x, y) >= BY_CHANCE[few] and in_order < ONE_PIECE * files
     return once or (max(others) < BY_CHANCE[few] and not placed)
 

@@ -32,8 +32,7 @@ GREYS = 32
 """Least value that is a gray and not an index, if another file stores indices."""
 
 FEWEST_FILES, MANY = 3, 5
-"""Object numbers are recognised by this many files with different numbers of objects, and one file
-with that many objects."""
+"""Object numbers: this many files with different numbers of objects, one with that many."""
 
 GREY = 0x010101
 """A grey level times this is its packed color."""
@@ -70,9 +69,9 @@ class Values:
     terms: names of the values 1, 2, ..., for labels that use words.
     aliases: grays of some files (0, 255) -> the indices of the same classes in others (0, 1).
     instances: whether values number the objects of each file from 1.
-    solid: values that cover areas, if all others are known to be smoothed edges.
-    exact: whether no value is a smoothed edge. band: a value that means "ignore".
-    rim: a value that may mean "ignore".
+    solid: values that cover areas, if all others are known to be smoothed edges. exact: whether no
+        value is a smoothed edge. band, rim: a value that means "ignore", and one that may.
+    few_objects: whether numbers may be objects'.
     alone: whether some files contain only 0 and 255, and others 1 and 255.
     """
 
@@ -91,6 +90,7 @@ class Values:
     exact: bool = False
     band: int | None = None
     rim: int | None = None
+    few_objects: bool = False
     alone: bool = False
 
     def add(self, values: Sequence[int], counts: ValueCounts) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -48,7 +49,7 @@ def find_pair_list(listing: Listing) -> Found | None:
     lists = [name for name in jsons if any(listing.says(name, (key,)) for key in _LABEL_KEYS)]
     for name in (*listing.with_suffix(*LIST_SUFFIXES), *lists):
         if name.count("/") <= 1 or suffix_of(name) == ".manifest":  # SageMaker's, manifests/output/
-            rows = _rows(listing.path(name))
+            rows = named_folds(_rows(listing.path(name)))
             for base in dict.fromkeys((listing.path(name).parent, listing.root)):
                 columns = _columns(rows, base, listing.root)
                 if columns:
@@ -66,7 +67,12 @@ def find_pair_list(listing: Listing) -> Found | None:
         made, missing = _pairs(listing.path(name), rows, columns, base, listing.root)
         pairs += made
         orphans += missing
-    return _found([name for name, *_ in found], pairs, orphans)
+    return _found(
+        [name for name, *_ in found],
+        pairs,
+        orphans,
+        folds=any(_SPLIT in rows[0] for *_, rows, _ in found),
+    )
 
 
 def _located(rows: Sequence[Sequence[str]], listing: Listing) -> list[list[str]]:
@@ -100,7 +106,7 @@ def _are_apart(rows: Sequence[Sequence[str]], columns: tuple[int, int, int | Non
 
 def read_pair_list(path: Path) -> Found:
     """Read a list of pairs, whose files may be anywhere; DatasetError if it is not one."""
-    rows = _rows(path)
+    rows = named_folds(_rows(path))
     columns = _columns(rows, path.parent)
     if columns is None:
         raise DatasetError(
@@ -108,7 +114,7 @@ def read_pair_list(path: Path) -> Found:
             hint="each line: image,labels[,split], relative to the list's folder",
         )
     pairs, missing = _pairs(path, rows, columns, path.parent)
-    return _found([path.name], pairs, missing)
+    return _found([path.name], pairs, missing, folds=_SPLIT in rows[0])
 
 
 def refuse_missing(listing: Listing) -> None:
@@ -131,8 +137,7 @@ def refuse_missing(listing: Listing) -> None:
 
 
 def with_unused_lists(found: Found, listing: Listing) -> Found:
-    """Add a note for each list of pairs whose files do not exist, or of a split if most of its
-    files do not."""
+    """Add a note for each list of pairs without its files, or of a split without most of them."""
     notes = []
     for name in listing.with_suffix(".csv", ".txt", ".lst"):
         path, is_split = listing.path(name), stem_of(name).lower() in SPLIT_WORDS
@@ -191,16 +196,19 @@ def _leaves(file: Path, root: Path | None) -> bool:
     return not any(way(file).startswith(os.path.join(way(root), "")) for way in ways)  # noqa: PTH118
 
 
-def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable]) -> Found:
+def _found(
+    names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable], *, folds: bool
+) -> Found:
     ordered = sorted(pairs, key=lambda pair: not pair.split)  # train.txt before trainval.txt
     unique = list({(pair.image, pair.labels): pair for pair in reversed(ordered)}.values())[::-1]
     arrays = bool(unique) and all(pair.labels.suffix.lower() in _ARRAYS for pair in unique)
+    told = "; the first fold is val, the others are train" * folds
     return Found(
         "list",
         name_uniquely(unique),
         store="arrays" if arrays else "pixels",
         notes=tuple(missing),
-        why=(f"{', '.join(names[:3])} names an image and its labels on each line",),
+        why=(f"{', '.join(names[:3])} names an image and its labels on each line{told}",),
     )
 
 
@@ -221,6 +229,27 @@ def _rows(path: Path) -> list[list[str]]:
             with contextlib.suppress(csv.Error):
                 return [[cell.strip() for cell in row] for row in rows]
     return []
+
+
+_SPLIT = "split of folds"  # a heading
+_FOLD = re.compile(r"(?:k|cv)?[_ -]?folds?[_ -]?(?:id|no|number)?", re.IGNORECASE)
+
+
+def named_folds(rows: Sequence[list[str]]) -> Sequence[list[str]]:
+    """A table with splits for the numbers in a column `fold`, unless another column has splits: the
+    first fold is val, the others are train."""
+    head = [_FOLD.fullmatch(cell.strip()) is not None for cell in (rows or [[]])[0]]
+    at = head.index(True) if True in head else len(head)
+    cells = [row[at].strip() if at < len(row) else "" for row in rows[1:]]
+    folds = [re.fullmatch(r"(?:fold[_ -]?)?(-?\d+)(?:\.0)?", cell) for cell in cells]
+    numbers = [int(fold[1]) for fold in folds if fold]
+    known = any(cell.lower() in SPLIT_WORDS for row in rows[1:] for cell in row)
+    if known or len({*numbers}) < 2 or len(numbers) < len(rows) - 1:
+        return rows
+    first = min(number for number in numbers if number >= 0)
+    splits = ["val" if number == first else "train" for number in numbers]
+    both = zip(rows, (_SPLIT, *splits), strict=True)
+    return [[*row[:at], split, *row[at + 1 :]] for row, split in both]
 
 
 def _may_list(path: Path) -> bool:
@@ -304,7 +333,8 @@ def _pairs(
         files = _file(base, row[image]), _file(base, row[labels])
         lost = [str(file) for file in files if not is_file(file)]
         if lost:
-            missing.append(Unusable(path, f"no file {lost[0]}", what="line"))
+            why = f"no file {lost[0]}" if row[image] and row[labels] else "no labels named"
+            missing.append(Unusable(path, why, what="line"))
             continue
         away = [str(file) for file in files if _leaves(file, root)]
         if away:

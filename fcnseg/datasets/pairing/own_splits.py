@@ -26,7 +26,7 @@ from fcnseg.datasets.pairing import (
     without_suffix,
 )
 from fcnseg.datasets.pairing.by_words import folder_split, folders_split, name_split, short_split
-from fcnseg.datasets.pairing.lists import with_unused_lists
+from fcnseg.datasets.pairing.lists import named_folds, with_unused_lists
 from fcnseg.datasets.pairing.path_words import words_in
 from fcnseg.errors import PARSE_ERRORS, as_text, from_bytes
 
@@ -264,9 +264,8 @@ def _as_listed(
 
 
 _TABLE_WORDS = frozenset(
-    ["split", "splits", "fold", "folds", "partition", "subset", "metadata", "list", "dataset",
-     "datalist"]
-)  # fmt: skip
+    ["split", "splits", "fold", "folds", "partition", "subset", "metadata", "list"]
+) | {"dataset", "datalist"}
 """Words in the name of a table of splits."""
 
 
@@ -275,9 +274,10 @@ def _tables_of(
 ) -> Iterator[tuple[str, Mapping[SplitName, Sequence[str]]]]:
     """Yield possible tables of splits, with their content."""
     for name in listing.with_suffix(".json", ".csv", ".tsv", ".txt"):
-        if name.count("/") <= 1 and not _TABLE_WORDS.isdisjoint(words_in(stem_of(name))):
-            read = _splits_in_json if suffix_of(name) == ".json" else _splits_in_rows
-            yield name, read(_lines_of(listing.path(name)))
+        called = name.count("/") <= 1 and not _TABLE_WORDS.isdisjoint(words_in(stem_of(name)))
+        lines = _lines_of(listing.path(name)) if called or re.match(r"[^/]+\.csv$", name) else []
+        if called or "fold" in "".join(lines[:1]).lower():
+            yield name, (_splits_in_json if suffix_of(name) == ".json" else _splits_in_rows)(lines)
     for name in [str(yaml)] if yaml else listing.with_suffix(".yaml", ".yml"):
         yield name, _splits_in_yaml(text_of(yaml or listing.path(name)), listing)
 
@@ -321,12 +321,12 @@ def _named_in(value: object) -> str:
 
 
 def _splits_in_rows(lines: Sequence[str]) -> dict[SplitName, list[str]]:
-    """The images by split in a table, if all rows except a heading have a word for a split: the
-    cell with an image file, or else the first other cell. A column of row numbers is skipped."""
+    """The images by split in a table, if all rows but a heading have a word for a split: the cell
+    with an image file, or else the first other one. A column of row numbers is skipped."""
     named: dict[SplitName, list[str]] = defaultdict(list)
     delimiter = next((one for one in ",;\t " if lines and one in lines[-1]), ",")
     try:
-        rows = list(csv.reader(lines, delimiter=delimiter))
+        rows = named_folds(list(csv.reader(lines, delimiter=delimiter)))
     except csv.Error:
         return {}
     numbered = bool(rows) and rows[0][:1] == [""]
