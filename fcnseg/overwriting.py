@@ -20,8 +20,8 @@ from pathlib import Path
 from fcnseg.errors import (
     PARSE_ERRORS,
     FolderPath,
-    MediaError,
     OptionError,
+    cannot_write,
     counted,
     quoted,
     resolved,
@@ -58,10 +58,7 @@ def mark(folder: Path, files: Sequence[str] = (), not_there: Sequence[str] = ())
         with path.open("w" if isinstance(path, NonLocalPath) else "a", encoding="utf-8") as out:
             out.write(heading)
     except OSError as error:
-        raise MediaError(
-            f"Can't write {path}: {error.strerror or error}.",
-            hint="name a place for the outputs that has space and may be written to",
-        ) from None
+        raise cannot_write(path, error) from None
 
 
 def refuse_folder_of_others(folder: Path, kinds: Sequence[str] = ()) -> None:
@@ -192,6 +189,9 @@ def refuse_unwritable(outputs: Iterable[Named]) -> None:
         if is_stdout(path) or is_special(path):
             continue
         suffixes = _SUFFIXES.get(what, ())
+        if suffixes and (path.is_dir() or isinstance(path, FolderPath)):
+            text = f"{what}: expected a file; {path} is a folder."
+            raise OptionError(text, hint=f"name a file in it: *{suffixes[0]}")
         if suffixes and path.suffix and path.suffix.lower() not in suffixes:
             known = ", ".join(suffixes)
             raise OptionError(

@@ -12,7 +12,7 @@ import pytest
 
 from fcnseg.classes import ClassMap
 from fcnseg.datasets.describe import describe
-from fcnseg.errors import OptionError, cannot_write
+from fcnseg.errors import OptionError, cannot_write, user_path
 from fcnseg.files import temporary_beside
 from fcnseg.inference.outputs import Renderer
 from fcnseg.inference.outputs.sinks import SequenceSink
@@ -338,9 +338,9 @@ def test_a_place_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OptionError, match="is a file, not a folder"):
         refuse_unwritable([("--csv", tmp_path / "file" / "deep" / "a.csv")])
     monkeypatch.setattr(os, "access", lambda path, how: path != tmp_path)  # root may do anything
-    for path in (tmp_path / "a.csv", tmp_path / "new" / "a.csv", tmp_path):
+    for what, path in (("--csv", "a.csv"), ("--csv", "new/a.csv"), ("--out", "")):
         with pytest.raises(OptionError, match="may not be written to"):
-            refuse_unwritable([("--csv", path)])
+            refuse_unwritable([(what, tmp_path / path)])
     refuse_unwritable([("--shares", Path("-")), ("--csv", Path(os.devnull))])
 
 
@@ -381,6 +381,14 @@ def test_commands_refuse_such_a_place_first(place: Path, words: str) -> None:
     before = contents(place)
     assert "is a file" in call(*words.split(), status=2).stderr
     assert contents(place) == before
+
+
+@pytest.mark.parametrize("what", ["--csv", "--html", "--contact", "--latex"])
+def test_a_folder_is_no_file(tmp_path: Path, what: str) -> None:
+    for folder in (tmp_path, user_path(f"{tmp_path}/new/")):
+        with pytest.raises(OptionError, match=r"expected a file; .* is a folder"):
+            refuse_unwritable([(what, folder)])
+    refuse_unwritable([(what, tmp_path / "new")])
 
 
 def test_a_name_as_files_have_them_is_no_folder(tmp_path: Path) -> None:

@@ -58,7 +58,17 @@ class Command(TyperCommand):
         """Parse `-o=FILE` as `-o FILE`; Click would take `=FILE` as the value."""
         end = args.index("--") if "--" in args else len(args)
         pairs = (arg.split("=", 1) if re.match("-[a-z]=", arg) else [arg] for arg in args[:end])
-        return super().parse_args(ctx, [*itertools.chain.from_iterable(pairs), *args[end:]])
+        words = [*itertools.chain.from_iterable(pairs), *args[end:]]
+        return super().parse_args(ctx, self._up_to_lone_value(words))
+
+    def _up_to_lone_value(self, words: list[str]) -> list[str]:
+        """Cut `--crop 64 --epochs 3` after 64: Click would take `--epochs` as its second value."""
+        pairs = {flag for param in self.params if param.nargs == 2 for flag in param.opts}
+        for index, word in enumerate(words):
+            second = words[index + 2] if len(words) > index + 2 else ""
+            if word in pairs and re.match("--?[a-z]", second):
+                return words[: index + 2]
+        return words
 
 
 METAVARS = {int: "N", float: "X", Path: "PATH", bool: ""}

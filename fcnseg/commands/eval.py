@@ -342,7 +342,4 @@ def check_outputs(
     refuse_unwritable(named)
     if "html" in outputs:
         require_charts()
-    for flag, path in named:
-        if path.is_dir():
-            raise OptionError(f"{flag}: expected a file; {path} is a folder.")
     return outputs

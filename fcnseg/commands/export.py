@@ -14,7 +14,7 @@ from fcnseg.config import ExportConfig
 from fcnseg.datasets.describe import describe
 from fcnseg.engines import open_exported
 from fcnseg.engines.model_files import header_in
-from fcnseg.errors import CheckpointError, MediaError, OptionError, cannot_write, quoted
+from fcnseg.errors import CheckpointError, FolderPath, MediaError, OptionError, cannot_write, quoted
 from fcnseg.exporting import FORMATS, convert, opset_of
 from fcnseg.exporting.graph import GraphOptions
 from fcnseg.exporting.onnx_file import (
@@ -253,7 +253,7 @@ def _target(config: ExportConfig, model: Path) -> Path:
     if config.out is None:
         folder = Path() if model.parent == SHIPPED else model.parent  # not into the installation
         return folder / f"{stem}{suffix}"
-    if config.out.is_dir():
+    if config.out.is_dir() or isinstance(config.out, FolderPath):
         return config.out / f"{stem}{suffix}"
     if config.out.suffix.lower() != suffix:
         raise OptionError(

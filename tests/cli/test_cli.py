@@ -250,6 +250,8 @@ def test_debug_shows_where(tmp_path: Path) -> None:
         (["eval", "x", "--csv", "a.xlsx"], "ends in .csv, .txt; found '.xlsx'", "--csv a.csv"),
         (["trian"], "'trian'", "--help"),
         (["train", "x", "--crop", "3"], "requires 2 arguments", "between them: H W"),
+        (["train", "x", "--crop", "3", "-o", "y"], "requires 2 arguments", "between them: H W"),
+        (["bench", "--size", "3", "--json"], "requires 2 arguments", "between them: H W"),
         (
             ["train", "x", "--scale", "2", "1"],
             "--scale: expected MIN MAX; found 2 1",
