@@ -47,7 +47,7 @@ from fcnseg.datasets.pairing import Listing, list_folder, lists, marks
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
 from fcnseg.datasets.pairing.by_words import by_folds, find_by_stems, in_one_format, pair_by_names
 from fcnseg.datasets.pairing.candidates import CHOOSE, in_one_size
-from fcnseg.datasets.pairing.named_images import find_whole_images
+from fcnseg.datasets.pairing.named_images import find_whole_images, without_tiled
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
 from fcnseg.datasets.scan import Scanned, detect_transparency, scan_images, scan_labels
@@ -211,7 +211,7 @@ def _find(
         found = find_whole_images(listing, lambda listing: _find_kind(listing, layout))
     if yaml:
         found = renamed(found, read_yaml_names(yaml))
-    found = in_class_folders(in_one_size(in_one_format(found)), listing)
+    found = in_class_folders(without_tiled(in_one_size(in_one_format(found))), listing)
     found = by_folds(found, listing) or found
     if not all(pair.split for pair in found.pairs):
         found = with_own_split(found, listing, yaml)

@@ -541,3 +541,40 @@ def test_more_classes_than_images_are_classes(tmp_path: Path) -> None:
     for value in range(1, 9):
         (tmp_path / f"masks/{value}").rename(tmp_path / f"masks/{'abcdefgh'[value - 1]}")
     assert agrees(describe(tmp_path), truth)
+
+
+WHOLE = {
+    "landcover.ai": ("images/{n}.tif", "masks/{n}.tif", "out/{n}_{t}.jpg", "out/{n}_{t}_m.png"),
+    "folders": ("images/{n}.png", "masks/{n}.png", "t/images/{n}_{t}.png", "t/masks/{n}_{t}.png"),
+    "rows": ("image/{n}.png", "gt/{n}.png", "t/image/{n}_r{t}_c0.png", "t/gt/{n}_r{t}_c0.png"),
+    "words": ("img/{n}.png", "gt/{n}.png", "t/img/{n}_tile_{t}.png", "t/gt/{n}_tile_{t}.png"),
+}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("names", WHOLE.values(), ids=WHOLE)
+def test_of_whole_images_and_their_tiles_the_tiles_are_used(
+    names: tuple[str, ...], count: int, tmp_path: Path
+) -> None:
+    """Of one whole image only that was read; of several, the same pixels were in train and val."""
+    image, mask, tile, tile_mask = names
+    drawn = list(scenes(3))
+    for number in range(count):
+        parts = drawn[2 * number : 2 * number + 2]
+        files = {"n": f"M-33-{number}-D"}
+        put(tmp_path / image.format(**files), np.hstack([part[1] for part in parts]))
+        put(tmp_path / mask.format(**files), np.hstack([part[2] for part in parts]))
+        for place, (_, picture, labels) in enumerate(parts):
+            put(tmp_path / tile.format(**files, t=place), picture)
+            put(tmp_path / tile_mask.format(**files, t=place), labels)
+    found = describe(tmp_path)
+    assert {pair.image.parent for pair in found.pairs} == {(tmp_path / tile).parent}
+    assert len(found.pairs) == 2 * count
+
+
+def test_images_of_one_size_are_not_tiles_of_each_other(tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        for name in (f"a/{{}}/v{number // 3}.png", f"b/{{}}/v{number // 3}_{number}.png"):
+            put(tmp_path / name.format("images"), picture)
+            put(tmp_path / name.format("masks"), labels)
+    assert len(describe(tmp_path).pairs) == 8

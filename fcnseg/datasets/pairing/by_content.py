@@ -287,7 +287,8 @@ def settle(listing: Listing, found: Found) -> Found:
     files = [n for n in listing.images if n in used or place_of(n).role != "other"]
     stats = StatsCache(listing)
     candidates = candidates_of(files, stats)
-    if candidates and len(candidates[0].pairs) > 2 * len(own.pairs):
+    most = len(candidates[0].pairs) if candidates else 0
+    if most > 2 * len(own.pairs) or most > len(own.pairs) == 1:
         return find_by_content(listing) or found
     more = next((one for one in candidates if {*own.pairs} < {*one.pairs}), None)
     if more is not None and found.layout == "folders":  # images_night/ beside images/, too

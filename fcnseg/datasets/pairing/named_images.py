@@ -25,6 +25,7 @@ from fcnseg.datasets.pairing import (
     without_suffix,
 )
 from fcnseg.errors import DatasetError, MediaError, as_text
+from fcnseg.io.images import image_size
 
 T = TypeVar("T")
 
@@ -299,3 +300,40 @@ def class_folders(pairs: Sequence[Pair], root: Path) -> list[str]:
     known = Counter(words)
     plain = not any(re.search(r"\d", word) for word in known)
     return words if plain and len(known) <= MOST_FOLDERS and min(known.values()) > 1 else []
+
+
+_PLACE = re.compile(r"(?:[\W_]*[^\W\d_]{0,6}\d+|[\W_]+(?:tile|patch|part|crop|chip)?)$")
+"""The end of a tile's name, of which it may have several: `_0`, `_r1`, `_tile`."""
+
+
+def without_tiled(found: Found) -> Found:
+    """Drop images of which there are tiles in another folder (`images/a.tif`, `tiles/a_0.jpg`): the
+    split would put the same pixels into train and val."""
+    by_stem = {as_text(pair.image.stem).lower(): pair for pair in found.pairs if not pair.part}
+    tiles: dict[str, list[Pair]] = defaultdict(list)
+    for stem, pair in by_stem.items():
+        whole = stem
+        while (place := _PLACE.search(whole)) and place.start():
+            whole = whole[: place.start()]
+            same = by_stem.get(whole)
+            if same and same.split in ("", pair.split) and same.image.parent != pair.image.parent:
+                tiles[whole].append(pair)
+    names = {stem for stem, some in tiles.items() if _are_tiles(by_stem[stem], some)}
+    if not names:
+        return found
+    dropped = {id(by_stem[stem]) for stem in names}
+    first = tiles[min(names)][0].image
+    why = f"cut into tiles, which are used ({first.parent.name}/{first.name})"
+    note = Unusable(by_stem[min(names)].image.parent, why, len(names), "image")
+    kept = tuple(pair for pair in found.pairs if id(pair) not in dropped)
+    return replace(found, pairs=kept, notes=(*found.notes, note))
+
+
+def _are_tiles(whole: Pair, some: Sequence[Pair]) -> bool:
+    """Whether images are so much smaller that they may be tiles of a whole one."""
+    try:
+        height, width = image_size(whole.image)
+        sizes = [image_size(pair.image) for pair in some[:2]]
+    except MediaError:
+        return False  # reported when all files are read
+    return len(sizes) > 1 and all(2 * (h * w) <= height * width for h, w in sizes)
