@@ -28,6 +28,7 @@ from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, class_number,
 from fcnseg.datasets.pairing.candidates import means, recurring_terms, two_label_sets
 from fcnseg.datasets.pairing.file_stats import (
     Candidate,
+    apart_in_space,
     measure_file,
     overlap,
     sample,
@@ -86,11 +87,10 @@ def find_numbered_folders(listing: Listing) -> Found | None:
     by_image, left = _grouped(labels, owner_of)
     if not by_image or len(keys) < len(images) or len(left) > len(labels) / 2:
         return None
-    for image in sample(sorted(by_image)):
-        looked = [measure_file(listing.path(name)) for _, name in by_image[image]]
-        if any(one.levels > 2 for one in looked if one) or len({o.size for o in looked if o}) > 1:
-            return None  # versions of the labels
-    return _found(listing, by_image, images, left)
+    some = [(term, i, name) for i in sample(sorted(by_image)) for term, name in by_image[i]]
+    seen = {(t, i): one for t, i, n in some if (one := measure_file(listing.path(n)))}
+    sets = [{i: one for (t, i), one in seen.items() if t == term} for term in {t for t, _ in seen}]
+    return _found(listing, by_image, images, left) if apart_in_space(sets) else None
 
 
 def _grouped(

@@ -285,10 +285,9 @@ def settle(listing: Listing, found: Found) -> Found:
         return shown
     used = own.images | own.labels
     files = [n for n in listing.images if n in used or place_of(n).role != "other"]
-    stats = StatsCache(listing)
-    candidates = candidates_of(files, stats)
-    most = len(candidates[0].pairs) if candidates else 0
-    if most > 2 * len(own.pairs) or most > len(own.pairs) == 1:
+    candidates = candidates_of(files, stats := StatsCache(listing))
+    first = candidates[0] if candidates else own
+    if len(first.pairs) + own.images.isdisjoint(first.images) > 2 * len(own.pairs):
         return find_by_content(listing) or found
     more = next((one for one in candidates if {*own.pairs} < {*one.pairs}), None)
     if more is not None and found.layout == "folders":  # images_night/ beside images/, too
