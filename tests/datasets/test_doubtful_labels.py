@@ -437,6 +437,16 @@ def test_the_first_fold_of_a_table_is_val(file: str, head: str, line: str, tmp_p
     assert {pair.image.stem for pair in found.pairs if pair.split == "train"} == {*"1245"}
 
 
+def test_numbers_below_zero_are_no_folds(tmp_path: Path) -> None:
+    lines = ["image,mask,fold"]
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", labels * 255)
+        lines.append(f"images/{number}.png,masks/{number}.png,{-1 - number % 2}")
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    assert not {pair.split for pair in describe(tmp_path).found.pairs} - {""}
+
+
 def test_a_line_of_a_list_without_labels_says_so(tmp_path: Path) -> None:
     for number, picture, labels in scenes():
         put(tmp_path / f"images/{number}.png", picture)

@@ -244,9 +244,9 @@ def named_folds(rows: Sequence[list[str]]) -> Sequence[list[str]]:
     folds = [re.fullmatch(r"(?:fold[_ -]?)?(-?\d+)(?:\.0)?", cell) for cell in cells]
     numbers = [int(fold[1]) for fold in folds if fold]
     known = any(cell.lower() in SPLIT_WORDS for row in rows[1:] for cell in row)
-    if known or len({*numbers}) < 2 or len(numbers) < len(rows) - 1:
+    first = min((number for number in numbers if number >= 0), default=-1)  # -1: in no fold
+    if known or first < 0 or len({*numbers}) < 2 or len(numbers) < len(rows) - 1:
         return rows
-    first = min(number for number in numbers if number >= 0)
     splits = ["val" if number == first else "train" for number in numbers]
     both = zip(rows, (_SPLIT, *splits), strict=True)
     return [[*row[:at], split, *row[at + 1 :]] for row, split in both]
