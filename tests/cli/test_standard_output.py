@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,8 +58,13 @@ def test_two_outputs_of_one_command(random_model: Path, data: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_the_help_on_a_full_disk() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_the_help_on_a_full_disk(arguments: list[str], unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "fcnseg", "--help"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        command = [sys.executable, "-m", "fcnseg", *arguments]
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, check=False, env=environment
+        )
     assert (done.returncode, done.stderr) == (1, b"error: No space left on device.\n")
