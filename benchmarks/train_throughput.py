@@ -67,15 +67,15 @@ class Bare:
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
         network = from_pretrained(config, ClassMap.numbered(classes), no_callback).network
-        self.learner = NetWithAuxHeads(network, aux=config.aux > 0).train()
-        self.learner.to(self.device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(self.learner.parameters(), lr=1e-4, fused=True)
+        self.model = NetWithAuxHeads(network, aux=config.aux > 0).train()
+        self.model.to(self.device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         assert config.crop is not None
         shape = (config.batch, 3, *config.crop)
         self.images = torch.randn(shape, device=self.device).to(memory_format=torch.channels_last)
         self.labels = torch.randint(0, classes, (config.batch, *config.crop), device=self.device)
         self.criterion = Criterion(parse_loss(config.loss), torch.ones(classes, device=self.device))
-        self.sparse = self.learner.on_grid(self.labels)
+        self.sparse = self.model.on_grid(self.labels)
         both = self.labels, self.sparse
         self.normalizers, self.sparse_normalizers = map(self.criterion.normalizers, both)
         self.aux = config.aux
@@ -83,7 +83,7 @@ class Bare:
     def step(self) -> None:
         """Forward, loss, backward, optimiser step."""
         with autocast(self.device, self.precision):
-            logits, *coarse = self.learner(self.images)
+            logits, *coarse = self.model(self.images)
         loss = self.criterion(logits, self.labels, self.normalizers)
         for scores in coarse:
             loss = loss + self.aux * self.criterion(scores, self.sparse, self.sparse_normalizers)

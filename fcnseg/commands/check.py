@@ -21,11 +21,11 @@ from fcnseg.datasets.check import CheckResult, Cleaned, scan_and_check
 from fcnseg.datasets.check.findings import Finding, label_names
 from fcnseg.datasets.check.summary import suggested_seconds
 from fcnseg.datasets.dataset_toml import write_declared
-from fcnseg.datasets.describe import files_read, own_parts
+from fcnseg.datasets.describe import files_read
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
-from fcnseg.datasets.scan import Scanned
-from fcnseg.datasets.splits import find_copies, find_similar, find_videos
+from fcnseg.datasets.scan import ScanResult
+from fcnseg.datasets.splits import find_copies, find_similar, find_videos, own_parts
 from fcnseg.errors import DatasetError, MediaError, OptionError, cannot_write, quoted, to_bytes
 from fcnseg.files import folder_beside, shortened
 from fcnseg.io.content import upright
@@ -203,7 +203,7 @@ SAME_PROPORTIONS = 0.01
 """Maximum relative difference of aspect ratios at which labels are resized to the image."""
 
 
-def write_clean(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
+def write_clean(seen: ScanResult, out: Path, tell: Callable[[int], None]) -> Cleaned:
     """Write images/SPLIT/, labels/SPLIT/ (index PNG, 255 = ignore), pairs.csv and class_dict.csv.
 
     Image files are copied as they are unless EXIF turns them; labels are turned or resized
@@ -227,7 +227,7 @@ def write_clean(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleane
     return replace(cleaned, folder=out)
 
 
-def _write(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
+def _write(seen: ScanResult, out: Path, tell: Callable[[int], None]) -> Cleaned:
     """Write all files of a clean copy into `out`."""
     left_out = _leaked(seen)
     repaired: dict[str, str] = {}
@@ -273,7 +273,7 @@ def _write_table(path: Path, rows: Sequence[Sequence[object]]) -> None:
     path.write_bytes(to_bytes(text.getvalue()))
 
 
-def _leaked(seen: Scanned) -> dict[str, str]:
+def _leaked(seen: ScanResult) -> dict[str, str]:
     """Training images with a copy or similar image in val or test, other than a video's neighbors,
     and what they look like."""
     pairs, image_scan = seen.description.pairs, seen.images
@@ -296,11 +296,11 @@ def _leaked(seen: Scanned) -> dict[str, str]:
     return leaked
 
 
-def _fitting(seen: Scanned, number: int) -> tuple[NDArray[np.uint8] | None, str]:
+def _fitting(seen: ScanResult, number: int) -> tuple[NDArray[np.uint8] | None, str]:
     """A pair's labels at its image's size and how they were changed; or None and the reason."""
     pair, encoding = seen.description.pairs[number], seen.description.encoding
     height, width = read_pair_image(pair).shape[:2]
-    labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
+    labels = decode(read_stored(pair, encoding.label_format, encoding.class_words), encoding)
     if labels.shape == (height, width):
         return labels, ""
     orientation = int(seen.images.orientations[number])
@@ -316,7 +316,7 @@ def _fitting(seen: Scanned, number: int) -> tuple[NDArray[np.uint8] | None, str]
 
 
 def _write_pair(
-    seen: Scanned, number: int, pair: Pair, labels: NDArray[np.uint8], out: Path
+    seen: ScanResult, number: int, pair: Pair, labels: NDArray[np.uint8], out: Path
 ) -> tuple[Path, Path]:
     """Write an image and its labels; return their paths."""
     drawn = seen.images.orientations[number] > 1 or pair.page is not None
@@ -334,7 +334,7 @@ def _write_pair(
     return image, truth
 
 
-def _doubtful(seen: Scanned, findings: Sequence[Finding]) -> list[Pair]:
+def _doubtful(seen: ScanResult, findings: Sequence[Finding]) -> list[Pair]:
     """The pairs that someone should look at."""
     named = {file for finding in findings if finding.code in DOUBTFUL for file in finding.files}
     return [

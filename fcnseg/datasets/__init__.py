@@ -57,8 +57,8 @@ class Encoding:
     values: tuple[tuple[int, ...], ...]
     ignore: tuple[int, ...] = ()
     nearest: bool = False
-    store: str = "pixels"
-    terms: tuple[str, ...] = ()
+    label_format: str = "pixels"
+    class_words: tuple[str, ...] = ()
     alone: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -75,8 +75,8 @@ class Encoding:
             raise DatasetError(f"The stored value {min(twice)} has two meanings.")
         if any(abs(value) >= 2**31 for value in (*stored, *self.ignore, *self.alone)):
             raise DatasetError("Stored values have 32 bits; found one beyond.")
-        if self.kind not in ("index", "color") or not isinstance(self.store, str):
-            raise DatasetError(f"Not a label encoding: {self.kind!r} in {self.store!r}.")
+        if self.kind not in ("index", "color") or not isinstance(self.label_format, str):
+            raise DatasetError(f"Not a label encoding: {self.kind!r} in {self.label_format!r}.")
         if len(self.alone) not in (0, 2):
             raise DatasetError(f"alone is two stored values; found {list(self.alone)}.")
 
@@ -93,7 +93,7 @@ class Encoding:
         """A stored value for display: a color as #rrggbb, a term's number as its word."""
         if self.kind == "color":
             return f"#{value:06x}"
-        return self.terms[value - 1] if 1 <= value <= len(self.terms) else value
+        return self.class_words[value - 1] if 1 <= value <= len(self.class_words) else value
 
     def in_file(self, stored: Iterable[int]) -> Encoding:
         """The encoding for a file with these stored values; resolves `alone`."""
@@ -111,8 +111,8 @@ class Encoding:
             "values": [list(values) for values in self.values],
             "ignore": list(self.ignore),
             "snap": self.nearest,
-            "store": self.store,
-            "terms": list(self.terms),
+            "store": self.label_format,
+            "terms": list(self.class_words),
             "alone": list(self.alone),
         }
 
@@ -125,8 +125,8 @@ class Encoding:
                 values=tuple(tuple(int(v) for v in values) for values in data["values"]),
                 ignore=tuple(int(value) for value in data.get("ignore", ())),
                 nearest=bool(data.get("snap", False)),
-                store=data.get("store", "pixels"),
-                terms=tuple(str(term) for term in data.get("terms", ())),
+                label_format=data.get("store", "pixels"),
+                class_words=tuple(str(term) for term in data.get("terms", ())),
                 alone=tuple(int(value) for value in data.get("alone", ())),
             )
         except PARSE_ERRORS as error:
@@ -136,7 +136,7 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class Reading:
+class LabelMeaning:
     """The meaning of stored values.
 
     classes: names and colors; numbered names if none are known.
@@ -167,10 +167,10 @@ class Unusable:
 
 
 @dataclass(frozen=True)
-class Found:
+class Pairing:
     """The pairs found by the names in a dataset folder and by its annotation files.
 
-    layout: the kind of folder. store, terms: see Encoding.
+    layout: the kind of folder. label_format, class_words: see Encoding.
     reading: the meaning of the values, if the layout defines it.
     orphan_images, orphan_labels: files without a partner.
     broken: annotation files that can't be read, and why.
@@ -182,9 +182,9 @@ class Found:
 
     layout: str
     pairs: tuple[Pair, ...]
-    store: str = "pixels"
-    terms: tuple[str, ...] = ()
-    reading: Reading | None = None
+    label_format: str = "pixels"
+    class_words: tuple[str, ...] = ()
+    reading: LabelMeaning | None = None
     orphan_images: tuple[Path, ...] = ()
     orphan_labels: tuple[Path, ...] = ()
     broken: tuple[tuple[Path, str], ...] = ()
@@ -205,9 +205,9 @@ class Description:
     classes: names and colors; `encoding.values` has one entry for each.
     ignore_index: the stored value of ignored pixels (11 for CamVid), or None. In memory it is
         always 255.
-    drawn_split: whether val was split off at random because the folder has none.
+    random_split: whether val was split off at random because the folder has none.
     why: sentences that explain how the folder was interpreted.
-    unlabelled, unused_list, few_objects: see Reading.
+    unlabelled, unused_list, few_objects: see LabelMeaning.
     """
 
     root: Path
@@ -216,12 +216,12 @@ class Description:
     classes: ClassMap
     encoding: Encoding
     ignore_index: int | None
-    drawn_split: bool = False
+    random_split: bool = False
     why: tuple[str, ...] = ()
     unlabelled: tuple[tuple[str, int], ...] = ()
     unused_list: str = ""
     few_objects: bool = False
-    found: Found = field(default_factory=lambda: Found("", ()), repr=False)
+    found: Pairing = field(default_factory=lambda: Pairing("", ()), repr=False)
 
     def inputs(self) -> Iterator[tuple[str, Path]]:
         """Yield every image and label file of the dataset, including those without a partner."""

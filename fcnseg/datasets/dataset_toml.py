@@ -29,7 +29,7 @@ from typing import Any
 
 from fcnseg.classes import IGNORE, ClassMap, unpack
 from fcnseg.config.texts import toml_value
-from fcnseg.datasets import SPLITS, Description, Encoding, Found, Pair, Reading, SplitName
+from fcnseg.datasets import SPLITS, Description, Encoding, LabelMeaning, Pair, Pairing, SplitName
 from fcnseg.errors import (
     PARSE_ERRORS,
     DatasetError,
@@ -51,7 +51,7 @@ _KEYS = {
 
 
 @dataclass(frozen=True)
-class Declared:
+class DatasetToml:
     """The content of a dataset.toml.
 
     splits: split -> names or patterns; {} keeps the folder's own.
@@ -61,12 +61,12 @@ class Declared:
 
     root: Path
     layout: str | None
-    reading: Reading | None
+    reading: LabelMeaning | None
     splits: Mapping[SplitName, tuple[str, ...]]
     leave_out: tuple[str, ...]
     sides: tuple[str, str] = ("", "")
 
-    def applied(self, found: Found) -> Found:
+    def applied(self, found: Pairing) -> Pairing:
         """What was found in the folder, overridden by this file.
 
         DatasetError if an image in leave_out does not exist.
@@ -80,7 +80,7 @@ class Declared:
         if self.reading is None:
             return found
         encoding = self.reading.encoding
-        return replace(found, store=encoding.store, terms=encoding.terms)
+        return replace(found, label_format=encoding.label_format, class_words=encoding.class_words)
 
 
 def write_declared(
@@ -104,7 +104,7 @@ def write_declared(
             for side, pattern in zip(("images", "labels"), description.found.sides, strict=True)
             if pattern
         ),
-        f"store = {toml_value(encoding.store)}",
+        f"store = {toml_value(encoding.label_format)}",
         f"kind = {toml_value(encoding.kind)}",
         f"snap = {toml_value(encoding.nearest)}",
         f"ignore = {toml_value([encoding.shown(value) for value in encoding.ignore])}",
@@ -112,8 +112,8 @@ def write_declared(
     ]
     if encoding.alone:
         lines.append(f"alone = {toml_value(list(encoding.alone))}")
-    if encoding.terms:
-        lines.append(f"terms = {toml_value(list(encoding.terms))}")
+    if encoding.class_words:
+        lines.append(f"terms = {toml_value(list(encoding.class_words))}")
     for name, color, values in zip(
         description.classes.names, description.classes.colors.tolist(), encoding.values, strict=True
     ):
@@ -121,7 +121,7 @@ def write_declared(
         stored = toml_value([encoding.shown(value) for value in values])
         lines += ["", "[[class]]", f"name = {toml_value(name)}", f"color = {toml_value(hexed)}"]
         lines.append(f"values = {stored}")
-    if description.drawn_split and not parts:
+    if description.random_split and not parts:
         lines += ["", "[splits]  # drawn by fcnseg; every other image is for training"]
         lines += _listed(description.pairs, "val")
     elif parts:
@@ -142,7 +142,7 @@ def _listed(pairs: Sequence[Pair], part: SplitName) -> list[str]:
     return [f"{part} = [", *names, "]"] if names else []
 
 
-def read_declared(path: Path) -> Declared:
+def read_declared(path: Path) -> DatasetToml:
     """Read a dataset.toml; DatasetError for an invalid one."""
     try:
         data = tomllib.loads(from_bytes(path.read_bytes()))
@@ -164,7 +164,7 @@ def read_declared(path: Path) -> Declared:
             hint="write one with: fcnseg check FOLDER --write dataset.toml",
         )
     try:
-        return Declared(
+        return DatasetToml(
             root=path.parent / to_path(str(data["root"])),
             layout=str(data["layout"]) if "layout" in data else None,
             reading=_reading(data) if "class" in data else None,
@@ -214,7 +214,7 @@ def _named(pairs: Sequence[Pair], names: Sequence[str]) -> list[str]:
     return list(meant)
 
 
-def _reading(data: Mapping[str, Any]) -> Reading:
+def _reading(data: Mapping[str, Any]) -> LabelMeaning:
     terms = tuple(str(term) for term in data.get("terms", ()))
     ignore = tuple(_stored(value, terms) for value in data.get("ignore", ()))
     tables = data["class"]
@@ -223,8 +223,8 @@ def _reading(data: Mapping[str, Any]) -> Reading:
         values=tuple(tuple(_stored(v, terms) for v in table["values"]) for table in tables),
         ignore=ignore,
         nearest=bool(data.get("snap", False)),
-        store=data.get("store", "pixels"),
-        terms=terms,
+        label_format=data.get("store", "pixels"),
+        class_words=terms,
         alone=tuple(int(value) for value in data.get("alone", ())),
     )
     names = [str(table["name"]) for table in tables]
@@ -233,7 +233,7 @@ def _reading(data: Mapping[str, Any]) -> Reading:
     if all(colors):
         classes = ClassMap.of(names, [unpack(_hex(color)) for color in colors])
     reported = IGNORE if encoding.kind == "color" or terms else min(ignore, default=IGNORE)
-    return Reading(encoding, classes, reported if ignore else None, ("as dataset.toml says",))
+    return LabelMeaning(encoding, classes, reported if ignore else None, ("as dataset.toml says",))
 
 
 def _strings(names: Any, where: str) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.concurrency import usable_cores
-from fcnseg.datasets import Description, Found, Pair, Reading, SplitName, Unusable, layouts, sizes
-from fcnseg.datasets.dataset_toml import Declared, read_declared
+from fcnseg.datasets import Description, LabelMeaning, Pair, Pairing, Unusable, layouts, sizes
+from fcnseg.datasets.dataset_toml import DatasetToml, read_declared
 from fcnseg.datasets.draw_splits import with_val
 from fcnseg.datasets.encoding import read_values
 from fcnseg.datasets.encoding.areas import analyze_areas
@@ -50,7 +50,7 @@ from fcnseg.datasets.pairing.candidates import CHOOSE, in_one_size
 from fcnseg.datasets.pairing.named_images import find_whole_images, without_tiled
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
-from fcnseg.datasets.scan import Scanned, detect_transparency, scan_images, scan_labels
+from fcnseg.datasets.scan import ScanResult, detect_transparency, scan_images, scan_labels
 from fcnseg.datasets.splits import lacks_val, sort_pairs
 from fcnseg.errors import DatasetError, counted, path_fault
 from fcnseg.io.images import VIDEO_SUFFIXES
@@ -58,7 +58,7 @@ from fcnseg.overwriting import Named, others_in
 from fcnseg.progress import Callback, no_callback, progress_reporter
 
 
-def _find_named(listing: Listing) -> Found:
+def _find_named(listing: Listing) -> Pairing:
     """Pairs by names, unless a folder per image with files for its objects (`0/0.png`,
     `0/masks/0.png`, `0/masks/1.png`) explains more files."""
     found = pair_by_names(listing)
@@ -109,12 +109,8 @@ def describe(data: str | Path, callback: Callback = no_callback) -> Description:
 
 
 def scan(
-    data: str | Path,
-    callback: Callback = no_callback,
-    *,
-    images: bool = False,
-    boxes: bool = False,
-) -> Scanned:
+    data: str | Path, callback: Callback = no_callback, *, images: bool = False, boxes: bool = False
+) -> ScanResult:
     """`describe`, with the results of scanning the files.
 
     images: scan all images as well. boxes: fill boxes among outlines instead of ignoring them.
@@ -130,19 +126,18 @@ def scan(
     pairs = sort_pairs((found := declared.applied(found) if declared else found).pairs)
     with ScanCache(root) as cache, WorkerPool(usable_cores()) as pool:
         tell = progress_reporter("labels", len(pairs), callback)
-        labels = scan_labels(pairs, found.store, found.terms, cache, pool, read_stored, tell)
+        labels = scan_labels(found, pairs, cache, pool, read_stored, tell)
         found, labels = detect_transparency(
-            found, labels, lambda store: scan_labels(pairs, store, (), cache, pool, read_stored)
+            found, labels, lambda other: scan_labels(other, pairs, cache, pool, read_stored)
         )
-        values = total(labels.counts.good(), lossy=labels.lossy, terms=found.terms)
+        values = total(labels.counts.good(), lossy=labels.lossy, class_words=found.class_words)
         if pairs and not values.pixels and labels.problems:
             first = labels.problems[min(labels.problems)]
-            hint = CONVERT if found.store == "arrays" else "does an image viewer show it?"
+            hint = CONVERT if found.label_format == "arrays" else "does an image viewer show it?"
             raise DatasetError(f"No label file could be read. The first: {first}", hint=hint)
         reading = (declared and declared.reading) or _read(
             found, pairs, labels.counts, values, listing, yaml
         )
-        encoding = replace(reading.encoding, store=found.store, terms=found.terms)
         drawn = lacks_val(pairs) and len(pairs) > 1
         seen = None
         if images or drawn:
@@ -153,7 +148,9 @@ def scan(
         layout=found.layout,
         pairs=pairs,
         classes=reading.classes,
-        encoding=encoding,
+        encoding=replace(
+            reading.encoding, label_format=found.label_format, class_words=found.class_words
+        ),
         ignore_index=reading.ignore_index,
         why=(*found.why, *reading.why),
         unlabelled=reading.unlabelled,
@@ -161,7 +158,7 @@ def scan(
         few_objects=reading.few_objects,
         found=found,
     )
-    scanned = Scanned(description, labels, values, seen)
+    scanned = ScanResult(description, labels, values, seen)
     return with_val(scanned) if drawn else scanned
 
 
@@ -171,28 +168,14 @@ def own_split_sizes(description: Description) -> dict[str, int]:
     return sizes(sort_pairs(pairs)) if any(pair.split for pair in pairs) else {}
 
 
-def own_parts(description: Description) -> list[SplitName]:
-    """The split of each pair as defined by the folder; if it defines none, those in use."""
-    pairs = description.found.pairs
-    if not any(pair.split for pair in pairs):
-        return [pair.split for pair in description.pairs]
-    own = {_files(pair): pair.split for pair in sort_pairs(pairs)}
-    return [own[_files(pair)] for pair in description.pairs]
-
-
 def files_read(description: Description, written: Iterable[Path]) -> list[Named]:
     """A dataset's images and labels, and files in its folder that would be overwritten."""
     return [*description.inputs(), *others_in(description.root, written)]
 
 
-def _files(pair: Pair) -> tuple[str, str, str]:
-    """A key that identifies a pair; str is hashed much faster than Path."""
-    return str(pair.image), str(pair.labels), pair.part
-
-
 def _find(
-    root: Path, declared: Declared | None, yaml: Path | None, callback: Callback
-) -> tuple[Found, Listing]:
+    root: Path, declared: DatasetToml | None, yaml: Path | None, callback: Callback
+) -> tuple[Pairing, Listing]:
     """The pairs of a folder or a list; DatasetError, with what was found, if there are none."""
     if not os.path.exists(root):  # noqa: PTH110 - also handles names that are too long
         raise DatasetError(f"There is no folder {root}.", hint="check the path")
@@ -218,7 +201,7 @@ def _find(
     return found, listing
 
 
-def _find_kind(listing: Listing, layout: str | None) -> Found:
+def _find_kind(listing: Listing, layout: str | None) -> Pairing:
     """The pairs of the first successful finder, or of that of `layout`; DatasetError for none."""
     name = _ALIASES.get(layout, layout) if layout else None
     if name and name not in FINDERS:
@@ -241,10 +224,10 @@ def _find_kind(listing: Listing, layout: str | None) -> Found:
     raise _nothing_found(listing, lost)
 
 
-def _uses_every_file(found: Found, listing: Listing) -> bool:
+def _uses_every_file(found: Pairing, listing: Listing) -> bool:
     """Whether each image file is the image or the labels of exactly one pair."""
     return (
-        found.store == "pixels"
+        found.label_format == "pixels"
         and len({pair.labels for pair in found.pairs}) == len(found.pairs)
         and len(listing.images) <= 2 * len(found.pairs)
         and not (found.orphan_images or found.orphan_labels)
@@ -310,13 +293,13 @@ def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
 
 
 def _read(
-    found: Found,
+    found: Pairing,
     pairs: Sequence[Pair],
     counts: CountsOfFiles,
     values: Values,
     listing: Listing,
     yaml: Path | None,
-) -> Reading:
+) -> LabelMeaning:
     """The meaning of the values: of a published dataset, else inferred.
 
     pairs: in the order of the counts.
@@ -329,9 +312,9 @@ def _read(
     own = tuple(read_yaml_names(yaml)) if yaml else ()
     entries, file = (own, str(yaml)) if own else find_entries(listing)
     every = entries = counted_from_one(entries, values.pixels)
-    if len(entries) > MAX_CLASSES and not values.terms:
+    if len(entries) > MAX_CLASSES and not values.class_words:
         entries = tuple(entry for entry in entries if entry.value in values.pixels)
-    read = partial(read_stored, store=found.store, terms=found.terms)
+    read = partial(read_stored, label_format=found.label_format, class_words=found.class_words)
     values = analyze_areas(values, pairs, counts, read)
     if found.objects or (not entries and numbered_by_video(pairs, counts)):
         values = replace(values, instances=True)
@@ -340,7 +323,7 @@ def _read(
     listed = {entry.name for entry in entries}
     if file and not listed.isdisjoint(reading.classes.names):
         reading = replace(reading, why=(*reading.why, f"class names are from {file}"))
-    elif every and not values.terms:
+    elif every and not values.class_words:
         reading = replace(reading, unused_list=f"{file} lists {mentioned_in(every)}")
     texts = () if every else listing.named("classes.txt", "labels.txt", "names.txt")
     if prose := [name for name in texts if holds_sentences(listing.path(name))]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fcnseg.datasets import Encoding, Pair, SplitName
 from fcnseg.datasets.encoding.values import values_of
 from fcnseg.datasets.many_files import CountsOfFiles
-from fcnseg.datasets.scan import Scanned
+from fcnseg.datasets.scan import ScanResult
 from fcnseg.datasets.splits import (
     VAL_FRACTION,
     Video,
@@ -35,7 +35,7 @@ class Fold:
     seed: int = 0
 
 
-def with_val(scanned: Scanned) -> Scanned:
+def with_val(scanned: ScanResult) -> ScanResult:
     """Add a random validation split; groups of similar images and videos stay together."""
     pairs = scanned.description.pairs
     training = [i for i, pair in enumerate(pairs) if pair.split == "train"]
@@ -45,7 +45,7 @@ def with_val(scanned: Scanned) -> Scanned:
     return _with_splits(scanned, splits, _split_reason(len(chosen), videos, longest), drawn=True)
 
 
-def with_fold(scanned: Scanned, fold: Fold) -> Scanned:
+def with_fold(scanned: ScanResult, fold: Fold) -> ScanResult:
     """Move a fold's images to val, and all others of train and val to train.
 
     Stratified by class; similar images, videos and the pages of a file stay together. OptionError
@@ -78,7 +78,7 @@ _Videos = tuple[Sequence[Video], int]
 
 
 def _to_draw(
-    scanned: Scanned, fraction: float, together: Sequence[tuple[int, int]] = ()
+    scanned: ScanResult, fraction: float, together: Sequence[tuple[int, int]] = ()
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], _Videos]:
     """For all pairs: their groups (N,), their classes (N, K), and the videos among them.
 
@@ -100,8 +100,8 @@ def _pages(pairs: Sequence[Pair], ours: Sequence[int], folds: int) -> list[tuple
 
 
 def _with_splits(
-    scanned: Scanned, splits: Mapping[int, SplitName], why: str, *, drawn: bool
-) -> Scanned:
+    scanned: ScanResult, splits: Mapping[int, SplitName], why: str, *, drawn: bool
+) -> ScanResult:
     """Assign other splits to some pairs, by index. why: a sentence that explains it."""
     before = scanned.description
     order = sort_pairs(
@@ -118,8 +118,8 @@ def _with_splits(
 
     labels, images = scanned.labels, scanned.images
     arrays = {k: v[np.array(moved)] for k, v in vars(images).items() if isinstance(v, np.ndarray)}
-    return Scanned(
-        dataclasses.replace(before, pairs=order, drawn_split=drawn, why=(*before.why, why)),
+    return ScanResult(
+        dataclasses.replace(before, pairs=order, random_split=drawn, why=(*before.why, why)),
         dataclasses.replace(
             labels,
             counts=labels.counts.taken(moved),

@@ -22,7 +22,7 @@ from fcnseg.classes import (
     unpack,
     voc_palette,
 )
-from fcnseg.datasets import Encoding, Found, Pair, Reading, SplitName, name_uniquely
+from fcnseg.datasets import Encoding, LabelMeaning, Pair, Pairing, SplitName, name_uniquely
 from fcnseg.datasets.encoding.values import Values
 from fcnseg.datasets.pairing import (
     SPLIT_WORDS,
@@ -51,7 +51,7 @@ _KITTI_360_IDS = 46
 _CITYSCAPES_KINDS = ("labeltrainids", "labelids", "color", "instanceids")
 
 
-def find_voc(listing: Listing) -> Found | None:
+def find_voc(listing: Listing) -> Pairing | None:
     """PASCAL VOC's folders: JPEGImages, SegmentationClass, lists in ImageSets/Segmentation.
 
     CVAT exports masks in the same folders, with a labelmap.txt.
@@ -84,7 +84,7 @@ def find_voc(listing: Listing) -> Found | None:
         return None
     layout = "cvat" if listing.named("labelmap.txt") else "voc"
     why = "JPEGImages, SegmentationClass and the lists in ImageSets/Segmentation are PASCAL VOC's"
-    return Found(layout, name_uniquely([*pairs.values()]), orphan_images=(*alone,), why=(why,))
+    return Pairing(layout, name_uniquely([*pairs.values()]), orphan_images=(*alone,), why=(why,))
 
 
 def _refuse_two_versions(listing: Listing, images: Mapping[str, str]) -> None:
@@ -104,7 +104,7 @@ def _refuse_two_versions(listing: Listing, images: Mapping[str, str]) -> None:
         raise two_label_sets(listing, sides)
 
 
-def find_cityscapes(listing: Listing) -> Found | None:
+def find_cityscapes(listing: Listing) -> Pairing | None:
     """Cityscapes' folders: leftImg8bit, and gtFine (or gtCoarse) with several files per image."""
     images = [name for name in listing.images if "_leftImg8bit." in name]
     if listing.named("label_colors.txt"):  # CVAT's export of other classes in this layout
@@ -126,7 +126,7 @@ def find_cityscapes(listing: Listing) -> Found | None:
     return None
 
 
-def _find_kitti(listing: Listing) -> Found | None:
+def _find_kitti(listing: Listing) -> Pairing | None:
     """KITTI's segmentation benchmark: image_2 and semantic, with Cityscapes' label ids."""
     pairs = []
     known = {name for name in listing.images if "semantic/" in name}
@@ -140,10 +140,10 @@ def _find_kitti(listing: Listing) -> Found | None:
         return None
     reading = _cityscapes_reading("labelids")
     why = ("image_2 and semantic are KITTI's, with Cityscapes' classes",)
-    return Found("kitti", name_uniquely(pairs), reading=reading, why=why)
+    return Pairing("kitti", name_uniquely(pairs), reading=reading, why=why)
 
 
-def find_ade20k(listing: Listing) -> Found | None:
+def find_ade20k(listing: Listing) -> Pairing | None:
     """ADE20K's scene parsing folders: images and annotations, each training and validation."""
     images = [name for name in listing.images if "ADE_" in name]
     if not any(_ADE_IMAGE.match(stem_of(name)) for name in images):
@@ -159,7 +159,7 @@ def find_ade20k(listing: Listing) -> Found | None:
     return replace(found, layout="ade20k", why=(why,)) if found.pairs else None
 
 
-def _read_camvid(found: Found, values: Values) -> Reading | None:
+def _read_camvid(found: Pairing, values: Values) -> LabelMeaning | None:
     """SegNet's version of CamVid, by CamVid's file names or by the largest value."""
     largest = max(values.pixels)
     if values.kind != "index" or largest > CAMVID_VOID:
@@ -168,47 +168,47 @@ def _read_camvid(found: Found, values: Values) -> Reading | None:
     return _SEGNET if drives or largest >= len(CAMVID) - 2 else None
 
 
-def _read_ade20k(_: Found, values: Values) -> Reading | None:
+def _read_ade20k(_: Pairing, values: Values) -> LabelMeaning | None:
     fits = values.kind == "index" and max(values.pixels) <= len(ADE20K_NAMES)
     return _ADE20K if fits else None
 
 
-def _read_voc(found: Found, values: Values) -> Reading | None:
+def _read_voc(found: Pairing, values: Values) -> LabelMeaning | None:
     if not all(_VOC_IMAGE.match(pair.image.stem) for pair in found.pairs):
         return None
     known = range(len(VOC_NAMES))
     classes = ClassMap.of(VOC_NAMES, [unpack(color) for color in voc_palette(len(VOC_NAMES))])
     if values.kind == "index" and values.pixels.keys() <= {*known, IGNORE}:
         why = ("values 0..20 are VOC's classes, the border's 255 is ignored",)
-        return Reading(Encoding.of(known, [IGNORE]), classes, IGNORE, why)
+        return LabelMeaning(Encoding.of(known, [IGNORE]), classes, IGNORE, why)
     palette = voc_palette(len(VOC_NAMES))
     if values.kind == "color" and values.pixels.keys() <= {*palette, VOC_BORDER_COLOR}:
         encoding = Encoding("color", tuple((color,) for color in palette), (VOC_BORDER_COLOR,))
-        return Reading(encoding, classes, IGNORE, ("colors are VOC's palette",))
+        return LabelMeaning(encoding, classes, IGNORE, ("colors are VOC's palette",))
     return None
 
 
-def _read_voc_labels(found: Found, values: Values) -> Reading | None:
+def _read_voc_labels(found: Pairing, values: Values) -> LabelMeaning | None:
     """VOC, if the label folder is named SegmentationClass or SegmentationClassAug."""
     called = all(_VOC_LABELS.match(pair.labels.parent.name) for pair in found.pairs)
     return _read_voc(found, values) if called else None
 
 
-def _cityscapes_reading(kind: str) -> Reading:
+def _cityscapes_reading(kind: str) -> LabelMeaning:
     if kind == "labeltrainids":
         encoding = Encoding.of(range(len(CITYSCAPES)), [IGNORE])
-        return Reading(encoding, CITYSCAPES, IGNORE, ("train ids 0..18, 255 is ignored",))
+        return LabelMeaning(encoding, CITYSCAPES, IGNORE, ("train ids 0..18, 255 is ignored",))
     if kind == "labelids":
         others = [number for number in range(_KITTI_360_IDS) if number not in CITYSCAPES_IDS]
         encoding = Encoding.of(CITYSCAPES_IDS, [*others, IGNORE])
         why = ("of the label ids 0..33 the 19 that are scored; the others are ignored",)
-        return Reading(encoding, CITYSCAPES, 0, why)
+        return LabelMeaning(encoding, CITYSCAPES, 0, why)
     colors = tuple((pack(*color),) for color in CITYSCAPES.colors.tolist())
     why = ("of the colors the 19 that are scored; the others are ignored",)
-    return Reading(Encoding("color", colors, CITYSCAPES_UNSCORED), CITYSCAPES, IGNORE, why)
+    return LabelMeaning(Encoding("color", colors, CITYSCAPES_UNSCORED), CITYSCAPES, IGNORE, why)
 
 
-def _read_instance_ids(_: Found, values: Values) -> Reading | None:
+def _read_instance_ids(_: Pairing, values: Values) -> LabelMeaning | None:
     """Cityscapes' label ids, or 1000 * id + number for objects that are counted."""
     if values.kind != "index":
         return None
@@ -220,15 +220,15 @@ def _read_instance_ids(_: Found, values: Values) -> Reading | None:
             own.append(value)
     encoding = Encoding("index", tuple(map(tuple, stored.values())), tuple(ignored))
     why = ("of the label ids, or 1000 * id + object, the 19 that are scored; others are ignored",)
-    return Reading(encoding, CITYSCAPES, IGNORE, why)
+    return LabelMeaning(encoding, CITYSCAPES, IGNORE, why)
 
 
-def published(found: Found, values: Values) -> Reading | None:
+def published(found: Pairing, values: Values) -> LabelMeaning | None:
     """The meaning of stored values in a published dataset, identified by layout or file paths."""
     if not values.pixels:
         return None
     reading = _PUBLISHED[found.layout](found, values) if found.layout in _PUBLISHED else None
-    if reading is not None or found.store != "pixels" or len(values.pixels) < _TELLING:
+    if reading is not None or found.label_format != "pixels" or len(values.pixels) < _TELLING:
         return reading
     for path, kind, known, reading in _BY_PATH:
         if (
@@ -240,7 +240,7 @@ def published(found: Found, values: Values) -> Reading | None:
     return None
 
 
-_PUBLISHED: Mapping[str, Callable[[Found, Values], Reading | None]] = {
+_PUBLISHED: Mapping[str, Callable[[Pairing, Values], LabelMeaning | None]] = {
     "cityscapes": _read_instance_ids,
     "camvid": _read_camvid,
     "ade20k": _read_ade20k,
@@ -250,7 +250,7 @@ _PUBLISHED: Mapping[str, Callable[[Found, Values], Reading | None]] = {
 }
 """Layout -> function that returns the meaning of stored values."""
 
-_SEGNET = Reading(
+_SEGNET = LabelMeaning(
     Encoding.of(range(len(CAMVID)), [CAMVID_VOID]),
     CAMVID,
     CAMVID_VOID,
@@ -260,7 +260,7 @@ _SEGNET = Reading(
     ),
 )
 
-_ADE20K = Reading(
+_ADE20K = LabelMeaning(
     Encoding.of(range(1, len(ADE20K_NAMES) + 1), [0]),
     ClassMap.of(ADE20K_NAMES),
     0,
@@ -277,7 +277,7 @@ _ISPRS = {
 _TELLING = 5
 """Minimum number of different values to identify a dataset by its paths."""
 
-_BY_PATH: Sequence[tuple[re.Pattern[str], str, frozenset[int], Reading]] = (
+_BY_PATH: Sequence[tuple[re.Pattern[str], str, frozenset[int], LabelMeaning]] = (
     (
         re.compile(r"bdd100k.*/sem_seg/masks/|_gt_labeltrainids\.", re.IGNORECASE),  # ACDC
         "index",
@@ -294,7 +294,7 @@ _BY_PATH: Sequence[tuple[re.Pattern[str], str, frozenset[int], Reading]] = (
         re.compile("/(urban|rural)/masks_png/", re.IGNORECASE),
         "index",
         frozenset(range(len(_LOVEDA) + 1)),
-        Reading(
+        LabelMeaning(
             Encoding.of(range(1, len(_LOVEDA) + 1), [0]),
             ClassMap.of(_LOVEDA),
             0,
@@ -305,7 +305,7 @@ _BY_PATH: Sequence[tuple[re.Pattern[str], str, frozenset[int], Reading]] = (
         re.compile(r"/(top_mosaic_09cm_area|top_potsdam_)[^/]*$"),
         "color",
         frozenset((*_ISPRS.values(), 0)),
-        Reading(
+        LabelMeaning(
             Encoding("color", tuple((color,) for color in _ISPRS.values()), (0,)),
             ClassMap.of(list(_ISPRS), [unpack(color) for color in _ISPRS.values()]),
             IGNORE,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets import Description, Found, Pair, files_of
+from fcnseg.datasets import Description, Pair, Pairing, files_of
 from fcnseg.datasets.encoding.values import LOSSY, MOST_VALUES, ValueCounts, Values, count_values
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool, stamp
 from fcnseg.errors import MediaError
@@ -89,20 +89,19 @@ class ImageScan:
 
 
 def scan_labels(
+    found: Pairing,
     pairs: Sequence[Pair],
-    store: str,
-    terms: Sequence[str],
     cache: ScanCache,
     pool: WorkerPool,
     read: Read,
     tell: Tell = lambda _: None,
 ) -> LabelScan:
-    """Read the labels of all pairs; `tell` is called with the number done."""
-    sort = "|".join((store, *terms))
+    """Read the labels of these pairs in the format found; `tell` is called with the number done."""
+    sort = "|".join((found.label_format, *found.class_words))
     jobs = [_Job(f"{p.labels}\0{p.part}#{sort}", files_of(p), p) for p in pairs]
     scan = LabelScan(lossy=is_lossy(*(pair.labels for pair in pairs)))
-    look = partial(_scan_labels_of, read=read, store=store, terms=terms)
-    apart = not store.startswith("coco")
+    look = partial(_scan_labels_of, read, found.label_format, found.class_words)
+    apart = not found.label_format.startswith("coco")
     for index, seen in enumerate(_each(jobs, look, cache, pool, tell, apart=apart)):
         if isinstance(seen, str):
             scan.problems[index] = seen
@@ -281,10 +280,11 @@ def _scan_batch(look: Callable[[Any], Any], tasks: Sequence[Any]) -> list[_Seen]
     return found
 
 
-def _scan_labels_of(pair: Pair, read: Read, store: str, terms: Sequence[str]) -> list[Any]:
-    raw = read(pair, store, terms)
+def _scan_labels_of(read: Read, label_format: str, words: Sequence[str], pair: Pair) -> list[Any]:
+    raw = read(pair, label_format, words)
     lossy = is_lossy(pair.labels)
-    alpha = read_alpha(pair.labels) if store == "pixels" and raw.mode in _WITH_ALPHA else None
+    may_show = label_format == "pixels" and raw.mode in _WITH_ALPHA
+    alpha = read_alpha(pair.labels) if may_show else None
     through = None if alpha is None else count_values(RawLabels(alpha, None, "L"))
     return [_plain(count_values(raw, lossy=lossy)), through and _plain(through)]
 
@@ -306,32 +306,32 @@ _SUMMARY_FIELDS = tuple(field.name for field in dataclasses.fields(ImageSummary)
 
 
 def detect_transparency(
-    found: Found, labels: LabelScan, again: Callable[[str], LabelScan]
-) -> tuple[Found, LabelScan]:
+    found: Pairing, labels: LabelScan, again: Callable[[Pairing], LabelScan]
+) -> tuple[Pairing, LabelScan]:
     """Detect labels in the opacity channel, if it varies and the colors do not; or in the few
     colors of opaque pixels, if the transparent ones show a photograph.
 
-    again: scans the label files with another store.
+    again: scans the label files in another format.
     """
-    through = list(labels.alphas.good())
-    if found.store != "pixels" or not through or len({v for t in through for v in t.values}) < 2:
+    opacities = {value for one in labels.alphas.good() for value in one.values}
+    if found.label_format != "pixels" or len(opacities) < 2:
         return found, labels
     colors = {value for one in labels.counts.good() for value in one.values}
     photos = any(one.rest for one in labels.counts.good())
     if len(colors) > 1 and not photos and len(colors) <= LOSSY:
         return found, labels
-    opaque = again("opaque") if len(colors) > 1 else labels
+    opaque = again(replace(found, label_format="opaque")) if len(colors) > 1 else labels
     drawn = {value for one in opaque.counts.good() for value in one.values}
     if 2 < len(drawn) <= MOST_VALUES and not any(one.rest for one in opaque.counts.good()):
         why = "the label files' colors count where they are not transparent"
-        return replace(found, store="opaque", why=(*found.why, why)), opaque
+        return replace(found, label_format="opaque", why=(*found.why, why)), opaque
     why = "the label files' transparency says what is what, not their colors"
-    found = replace(found, store="alpha", why=(*found.why, why))
+    found = replace(found, label_format="alpha", why=(*found.why, why))
     return found, replace(labels, counts=labels.alphas)
 
 
 @dataclass(frozen=True)
-class Scanned:
+class ScanResult:
     """A dataset's description and the results of scanning its files.
 
     labels, image_scan: in the order of `description.pairs`; image_scan only if requested or

@@ -1,4 +1,4 @@
-"""Split datasets at random; find videos and copies, which must not be divided."""
+"""The splits of a folder and random ones; find videos and copies, which must not be divided."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets import SPLITS, Description, Pair
+from fcnseg.datasets import SPLITS, Description, Pair, SplitName
 from fcnseg.errors import PARSE_ERRORS, to_bytes
 
 if TYPE_CHECKING:
@@ -64,6 +64,20 @@ def sort_pairs(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     """Pairs sorted by split and name; those without a split are for training."""
     named = [pair if pair.split else replace(pair, split="train") for pair in pairs]
     return tuple(sorted(named, key=lambda pair: (SPLITS.index(pair.split), pair.name)))
+
+
+def own_parts(description: Description) -> list[SplitName]:
+    """The split of each pair as defined by the folder; if it defines none, those in use."""
+    pairs = description.found.pairs
+    if not any(pair.split for pair in pairs):
+        return [pair.split for pair in description.pairs]
+    own = {_files(pair): pair.split for pair in sort_pairs(pairs)}
+    return [own[_files(pair)] for pair in description.pairs]
+
+
+def _files(pair: Pair) -> tuple[str, str, str]:
+    """A key that identifies a pair; str is hashed much faster than Path."""
+    return str(pair.image), str(pair.labels), pair.part
 
 
 def draw_val(

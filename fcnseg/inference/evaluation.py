@@ -39,7 +39,7 @@ MIOU_RULE = "the mean over the classes that the labels contain"
 PredictArrays = Callable[[Sequence[Image]], Sequence[PredictedArrays]]
 """Images uint8 (H, W, 3) -> labels and their confidence, each at its image's size."""
 
-Found = TypeVar("Found")
+Predicted = TypeVar("Predicted")
 
 
 def split_of(
@@ -61,7 +61,7 @@ def _split_of(description: Description, segmenter: Segmenter) -> tuple[str, str]
     trained = Provenance.from_dict(segmenter.extra.get("trained_on"))
     here = Provenance.of(description)
     sizes = split_sizes(description)
-    if not description.drawn_split:
+    if not description.random_split:
         return choose_split(sizes), "the dataset has its own splits"
     if trained is None:
         return "all", "the dataset has no splits, and the model does not say what it was trained on"
@@ -217,7 +217,7 @@ def measure(
 
 
 def _each(
-    predict: Callable[[Sequence[Image]], Sequence[Found]],
+    predict: Callable[[Sequence[Image]], Sequence[Predicted]],
     dataset: LabelledImages,
     callback: Callback,
     batch: int,
@@ -226,13 +226,13 @@ def _each(
     num_parallel: int,
     task: str,
     unusable: list[tuple[int, FcnsegError]] | None = None,
-) -> Iterator[tuple[int, Sample, Found]]:
+) -> Iterator[tuple[int, Sample, Predicted]]:
     """Yield this rank's images: (index in the dataset, sample, prediction).
 
     unusable: a list for those that can't be read and their errors; None: raise the errors.
     """
 
-    def of_readable(samples: Sequence[Sample | FcnsegError]) -> Sequence[Found]:
+    def of_readable(samples: Sequence[Sample | FcnsegError]) -> Sequence[Predicted]:
         images = [sample.image for sample in samples if isinstance(sample, Sample)]
         return predict(images) if images else ()
 

@@ -58,31 +58,31 @@ def fitting_batch(peak_bytes: PeakBytes, free: int, *, most: int = MAX_BATCH) ->
 
 
 def gpu_peak(
-    learner: NetWithAuxHeads, crop: tuple[int, int], device: torch.device, precision: torch.dtype
+    model: NetWithAuxHeads, crop: tuple[int, int], device: torch.device, precision: torch.dtype
 ) -> PeakBytes:
     """Return a function that measures a forward and backward pass; the network is restored."""
 
     def measure(images: int) -> int:
-        before = copy.deepcopy(learner.state_dict())
+        before = copy.deepcopy(model.state_dict())
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         start = torch.cuda.memory_allocated(device)
-        batch = torch.zeros(images, learner.network.spec.in_channels, *crop, device=device)
-        _forward_backward(learner, batch, precision)
+        batch = torch.zeros(images, model.network.spec.in_channels, *crop, device=device)
+        _forward_backward(model, batch, precision)
         peak = torch.cuda.max_memory_allocated(device) - start
-        learner.zero_grad(set_to_none=True)
-        learner.load_state_dict(before)
+        model.zero_grad(set_to_none=True)
+        model.load_state_dict(before)
         return peak
 
     return measure
 
 
 def _forward_backward(
-    learner: NetWithAuxHeads, images: torch.Tensor, precision: torch.dtype
+    model: NetWithAuxHeads, images: torch.Tensor, precision: torch.dtype
 ) -> torch.Tensor:
     """Run a forward and backward pass with a loss that needs no labels; return the loss."""
     with autocast(images.device, precision):
-        outputs = learner(images)
+        outputs = model(images)
     loss = torch.stack([logits.float().logsumexp(1).mean() for logits in outputs]).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
@@ -98,10 +98,10 @@ def choose_batch(
     if ranks.device.type != "cuda":
         return max(suggested, ranks.size)
     assert config.crop is not None
-    learner = NetWithAuxHeads(network, aux=config.aux > 0).train()
-    learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = NetWithAuxHeads(network, aux=config.aux > 0).train()
+    model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = resolve_precision(config.precision, ranks.device)
-    peak = gpu_peak(learner, config.crop, ranks.device, precision)
+    peak = gpu_peak(model, config.crop, ranks.device, precision)
     most = min(MAX_BATCH, max(2, images // (4 * ranks.size)))
     return fitting_batch(peak, free_gpu_bytes(ranks.device), most=most) * ranks.size
 
@@ -135,15 +135,15 @@ def seconds_per_image(
     """
     assert config.crop is not None
     assert config.batch != "auto"
-    learner = NetWithAuxHeads(copy.deepcopy(network), aux=config.aux > 0)
-    freeze(learner.train().network, config)
-    learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = NetWithAuxHeads(copy.deepcopy(network), aux=config.aux > 0)
+    freeze(model.train().network, config)
+    model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = [min(max(side, SIDES[0]), SIDES[1]) for side in config.crop]
     images = torch.zeros(1, network.spec.in_channels, *size, device=ranks.device)
 
     def lap(precision: torch.dtype) -> float:
         start = clock()
-        float(_forward_backward(learner, images, precision))  # waits for a GPU
+        float(_forward_backward(model, images, precision))  # waits for a GPU
         return clock() - start
 
     one = min(lap(precisions[0]) for _ in range(MEASURED_ROUNDS))

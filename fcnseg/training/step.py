@@ -112,18 +112,18 @@ class TrainStep:
         self.config, self.ranks, self.precision = config, ranks, precision
         self.criterion, self.preprocess = criterion, preprocess
         torch.manual_seed(config.seed)  # the same initial heads after a sanity check
-        self.learner = NetWithAuxHeads(network, aux=config.aux > 0)
-        self.learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = NetWithAuxHeads(network, aux=config.aux > 0)
+        self.model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         freeze(network.train(), config)
         self.average = Average(network, config.ema)
-        self.optimizer = make_optimizer(self.learner, config)
+        self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == torch.float16)
-        self._forward: nn.Module = self.learner
+        self._forward: nn.Module = self.model
         if ranks.size > 1:
-            self._forward = _distributed(self.learner, ranks)
+            self._forward = _distributed(self.model, ranks)
         if config.compile:
             network.backbone.compile()  # in place, keeps parameter names; not for the average
-        self._parameters = [p for p in self.learner.parameters() if p.requires_grad]
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
 
     def __call__(
         self,
@@ -156,7 +156,7 @@ class TrainStep:
             nn.utils.clip_grad_norm_(self._parameters, config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.average.update(self.learner.network, step)
+        self.average.update(self.model.network, step)
         return loss
 
     def rate(self, step: int, steps: float, lr_scale: float = 1.0) -> float:
@@ -171,8 +171,8 @@ class TrainStep:
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
         normalizers = [self.ranks.sum(self.criterion.normalizers(labels))]
-        if self.learner.coarse:
-            sparse = self.criterion.normalizers(self.learner.on_grid(labels))
+        if self.model.coarse:
+            sparse = self.criterion.normalizers(self.model.on_grid(labels))
             normalizers.append(self.ranks.sum(sparse))
         losses = torch.zeros(2, device=device)
         chunks = list(zip(images.chunk(micro_batches), labels.chunk(micro_batches), strict=True))
@@ -180,7 +180,7 @@ class TrainStep:
             with self._without_sync(number < len(chunks) - 1):
                 loss, aux = self._loss(some, theirs, normalizers, done)
                 # DDP averages over ranks, but normalizers are summed over them: undo the mean.
-                total = loss + aux if self.learner.coarse else loss
+                total = loss + aux if self.model.coarse else loss
                 self.scaler.scale(total * self.ranks.size).backward()  # type: ignore[no-untyped-call]
             losses += torch.stack([loss, aux]).detach()
         return self.ranks.sum(losses)
@@ -194,7 +194,7 @@ class TrainStep:
         loss = self.criterion(outputs[0], labels, normalizers[0], done=done)
         aux = torch.zeros_like(loss)
         for coarse in outputs[1:]:
-            sparse = self.learner.on_grid(labels)
+            sparse = self.model.on_grid(labels)
             aux = aux + self.config.aux * self.criterion(coarse, sparse, normalizers[1], done=done)
         return loss, aux
 
@@ -215,8 +215,8 @@ class TrainStep:
         pixels = batch.inside.sum()
         losses = torch.zeros((), device=device)
         for images, theirs in zip(*(one.chunk(micro_batches) for one in parts), strict=True):
-            with unlabeled.frozen_statistics(self.learner), autocast(device, self.precision):
-                logits = self.learner.network(self.preprocess.normalise(images))
+            with unlabeled.frozen_statistics(self.model), autocast(device, self.precision):
+                logits = self.model.network(self.preprocess.normalise(images))
             loss = weight * unlabeled.consistency(logits, theirs, pixels)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses += loss.detach()
@@ -237,7 +237,7 @@ class TrainStep:
     def tensors(self) -> dict[str, Any]:
         """State dicts by name, for `restore`."""
         return {
-            "learner": self.learner.state_dict(),
+            "learner": self.model.state_dict(),
             "average": self.average.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -246,7 +246,7 @@ class TrainStep:
     def restore(self, tensors: Mapping[str, Any]) -> None:
         """Load what `tensors` returned; TrainingError when it belongs to another network."""
         try:
-            self.learner.load_state_dict(tensors["learner"])
+            self.model.load_state_dict(tensors["learner"])
             self.average.network.load_state_dict(tensors["average"])
             self.optimizer.load_state_dict(tensors["optimizer"])
             for group in self.optimizer.param_groups:  # "share" in states of earlier versions
@@ -273,11 +273,11 @@ def _compile_errors() -> Iterator[None]:
         ) from error
 
 
-def _distributed(learner: NetWithAuxHeads, ranks: Distributed) -> DistributedDataParallel:
+def _distributed(model: NetWithAuxHeads, ranks: Distributed) -> DistributedDataParallel:
     if ranks.device.type == "cuda":
-        synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
+        synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(synchronised, device_ids=[ranks.device])
-    return DistributedDataParallel(learner)
+    return DistributedDataParallel(model)
 
 
 def _mixed(seed: int, step: int, rank: int) -> int:

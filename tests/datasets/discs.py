@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from fcnseg.datasets.formats import read_sample
-from fcnseg.datasets.scan import Scanned
+from fcnseg.datasets.scan import ScanResult
 
 SIDE = 48
 Labels = list[np.ndarray]
@@ -42,14 +42,14 @@ def write(root: Path, stored: Labels, lists: dict[str, str] | None = None) -> Pa
     return root
 
 
-def decoded(seen: Scanned) -> Labels:
+def decoded(seen: ScanResult) -> Labels:
     """The labels of all pairs, by name."""
     description = seen.description
     pairs = sorted(description.pairs, key=lambda pair: pair.name)
     return [read_sample(pair, description.encoding)[1] for pair in pairs]
 
 
-def agrees(seen: Scanned, truth: Labels, tolerated: float = 0.0) -> bool:
+def agrees(seen: ScanResult, truth: Labels, tolerated: float = 0.0) -> bool:
     """Whether the labels are the true ones but for this fraction of the pixels."""
     wrong = [np.mean(a != b) for a, b in zip(decoded(seen), truth, strict=True)]
     return bool(max(wrong) <= tolerated)

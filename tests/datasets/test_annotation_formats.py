@@ -199,7 +199,7 @@ def agrees(description: Description) -> bool:
 def test_a_format_is_read_with_names_and_areas(name: str, tmp_path: Path) -> None:
     WRITERS[name](tmp_path)
     found = describe(tmp_path)
-    assert (found.encoding.store, len(found.pairs)) == (name, 4)
+    assert (found.encoding.label_format, len(found.pairs)) == (name, 4)
     assert found.classes.names == ("background", *NAMES)
     assert agrees(found)
 
@@ -253,7 +253,7 @@ def write_arrays(root: Path, suffix: str, save: Callable[[Path, np.ndarray], Non
 def test_arrays_are_read(kind: str, tmp_path: Path) -> None:
     write_arrays(tmp_path, *ARRAYS[kind])
     found = describe(tmp_path)
-    assert (found.encoding.store, len(found.classes)) == ("arrays", 3)
+    assert (found.encoding.label_format, len(found.classes)) == ("arrays", 3)
     assert agrees(found)
 
 

@@ -47,7 +47,7 @@ def pictures(root: Path, count: int = 3) -> None:
 def areas(description: Description) -> dict[str, int]:
     encoding = description.encoding
     return {
-        pair.image.stem: int((read_stored(pair, "coco", encoding.terms).values > 0).sum())
+        pair.image.stem: int((read_stored(pair, "coco", encoding.class_words).values > 0).sum())
         for pair in description.pairs
     }
 

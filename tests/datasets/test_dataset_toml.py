@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fcnseg.classes import IGNORE
-from fcnseg.datasets import Found, Pair, dataset_toml, split_sizes
+from fcnseg.datasets import Pair, Pairing, dataset_toml, split_sizes
 from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.describe import describe
 from fcnseg.errors import DatasetError
@@ -117,7 +117,7 @@ def test_a_drawn_split_is_written_down(tmp_path: Path) -> None:
     write_declared(before, tmp_path / "dataset.toml")
     after = describe(tmp_path / "dataset.toml")
     assert [(p.name, p.split) for p in after.pairs] == [(p.name, p.split) for p in before.pairs]
-    assert not after.drawn_split
+    assert not after.random_split
 
 
 def test_words_stand_for_what_is_stored(tmp_path: Path) -> None:
@@ -160,5 +160,7 @@ def test_names_to_leave_out_are_not_compared_with_all_images(
     """1,000 names of 5,000 images took five seconds."""
     monkeypatch.delattr(dataset_toml, "fnmatchcase")
     pairs = [Pair(Path(f"{n}.png"), Path(f"{n}_mask.png"), "train", f"a/{n}") for n in range(3)]
-    declared = dataset_toml.Declared(Path(), None, None, {}, ("a/2", "a/0"))
-    assert [pair.name for pair in declared.applied(Found("folders", tuple(pairs))).pairs] == ["a/1"]
+    declared = dataset_toml.DatasetToml(Path(), None, None, {}, ("a/2", "a/0"))
+    assert [pair.name for pair in declared.applied(Pairing("folders", tuple(pairs))).pairs] == [
+        "a/1"
+    ]

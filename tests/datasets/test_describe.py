@@ -95,11 +95,11 @@ def test_every_layout_reads_back_the_same(name: str, tmp_path: Path) -> None:
     assert description.why
     assert_same(samples(description), wanted(drawn))
     if has_splits:
-        assert not description.drawn_split
+        assert not description.random_split
         assert split_sizes(description) == {"train": 6, "val": 3}
         assert_same(samples(description, "val"), wanted(drawn, "val"))
     else:
-        assert description.drawn_split
+        assert description.random_split
     if name.startswith(NAMED):
         assert set(description.classes.names) == set(NAMES)
     for start, first in FIXED.items():

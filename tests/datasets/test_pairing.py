@@ -148,7 +148,7 @@ def test_a_split_is_kept_wherever_it_is_named(name: str, tmp_path: Path) -> None
     description = describe(tmp_path)
     assert pairs_of(description) == wanted
     assert split_sizes(description) == {"train": 4, "val": 2}
-    assert not description.drawn_split
+    assert not description.random_split
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_a_choice_that_means_nothing_is_said(tmp_path: Path) -> None:
 def stored(description: Description, number: int) -> np.ndarray:
     pair = next(p for p in description.pairs if str(number) in p.image.stem)
     encoding = description.encoding
-    return np.asarray(read_stored(pair, encoding.store, encoding.terms).values)
+    return np.asarray(read_stored(pair, encoding.label_format, encoding.class_words).values)
 
 
 SEVERAL = ["x{n}_mask{k}.png", "masks/x{n}{k}.png", "masks/x{n}_{k1}.png", "x{n}_obj{k1}.png"]
@@ -414,7 +414,7 @@ def test_overlaps_of_classes_are_told_and_the_smaller_lies_above(tmp_path: Path)
         put(tmp_path / f"masks/s{number}_cup.png", disc(number, 4, 255))
     description = describe(tmp_path)
     assert any("overlap in 6 of 6" in why for why in description.why)
-    cup = description.encoding.terms.index("cup") + 1
+    cup = description.encoding.class_words.index("cup") + 1
     np.testing.assert_array_equal(stored(description, 3) == cup, disc(3, 4) > 0)
 
 

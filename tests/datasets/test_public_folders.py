@@ -374,7 +374,7 @@ def test_the_transparency_of_cut_out_photographs_is_the_label(name: str, tmp_pat
         truth[f"images/{number}.jpg"] = mask
     description = describe(tmp_path)
     assert agrees(description, truth)
-    assert description.encoding.store == "alpha"
+    assert description.encoding.label_format == "alpha"
 
 
 @pytest.mark.parametrize("folder", ["instances", "instance_masks", "train/inst"])
@@ -664,7 +664,7 @@ def test_colours_over_a_transparent_photograph_are_the_labels(tmp_path: Path) ->
         put(tmp_path / f"masks/{number}.png", colors)
         truth[f"images/{number}.png"] = np.array([0, 2, 1], np.uint8)[labels]  # blue before red
     description = describe(tmp_path)
-    assert description.encoding.store == "opaque"
+    assert description.encoding.label_format == "opaque"
     assert agrees(description, truth)
 
 
@@ -753,7 +753,7 @@ def test_several_drawings_of_one_thing_are_asked_about(name: str, tmp_path: Path
     description = describe(tmp_path / "dataset.toml")
     for pair in description.pairs:
         assert pair.labels == tmp_path / name.format(n=pair.image.stem, r=2)
-    assert description.encoding.store == "pixels"
+    assert description.encoding.label_format == "pixels"
 
 
 def _white(values: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from fcnseg.concurrency import usable_cores
 from fcnseg.datasets.describe import scan
 from fcnseg.datasets.encoding.values import MOST_VALUES, ValueCounts, count_values
 from fcnseg.datasets.many_files import ScanCache, WorkerPool, stamp
-from fcnseg.datasets.scan import CountsOfFiles, Scanned
+from fcnseg.datasets.scan import CountsOfFiles, ScanResult
 from fcnseg.files import cache_folder
 from fcnseg.io.fingerprint import summarize_image
 from fcnseg.io.labels import RawLabels
@@ -192,7 +192,7 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[WorkerPool]:
     return started
 
 
-def everything(seen: Scanned) -> list[Any]:
+def everything(seen: ScanResult) -> list[Any]:
     assert seen.image_scan is not None
     parts = [getattr(seen.image_scan, each.name) for each in dataclasses.fields(seen.image_scan)]
     plain = [part.tolist() if isinstance(part, np.ndarray) else part for part in parts]

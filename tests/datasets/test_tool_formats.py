@@ -331,7 +331,7 @@ def test_an_export_is_read_with_names_and_areas(name: str, tmp_path: Path) -> No
     store, write = WRITERS[name]
     write(tmp_path)
     found = describe(tmp_path)
-    assert (found.encoding.store, len(found.pairs)) == (store, 4)
+    assert (found.encoding.label_format, len(found.pairs)) == (store, 4)
     assert found.classes.names == ("background", *NAMES)
     assert agrees(found)
 
@@ -356,7 +356,7 @@ def test_masks_without_classes_are_object(tmp_path: Path) -> None:
 
     each(tmp_path, ".", write)
     found = describe(tmp_path)
-    assert (found.encoding.store, found.classes.names) == ("sa-1b", ("background", "object"))
+    assert (found.encoding.label_format, found.classes.names) == ("sa-1b", ("background", "object"))
     for pair in found.pairs:
         labels = read_sample(pair, found.encoding)[1]
         assert np.array_equal(labels, truth(int(pair.image.stem)) > 0)
@@ -488,7 +488,7 @@ STACKS = {"tiff": tiff_pair, "npy": arrays, "npz": npz_each, "nifti": volumes}
 def test_each_page_is_an_image(kind: str, tmp_path: Path) -> None:
     STACKS[kind](tmp_path / "data")
     found = describe(tmp_path / "data")
-    assert (found.encoding.store, len(found.pairs), len(found.classes)) == ("stacks", 4, 3)
+    assert (found.encoding.label_format, len(found.pairs), len(found.classes)) == ("stacks", 4, 3)
     for pair in found.pairs:
         shown, labels = read_sample(pair, found.encoding)
         number = next(n for n in range(4) if np.array_equal(labels, truth(n)))

@@ -14,7 +14,7 @@ from tests.training.test_step import make_batch, make_step
 
 def look(clock=None, **options) -> list[Message]:
     config = TrainConfig.make({"lr": 0.01, "backbone_lr": 1.0, **options})
-    network = make_step().learner.network
+    network = make_step().model.network
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     told: list[Message] = []
 

@@ -45,7 +45,7 @@ def make_step(precision: torch.dtype = torch.float32, **options) -> TrainStep:
 
 
 def weights(train_step: TrainStep) -> dict[str, torch.Tensor]:
-    return copy.deepcopy(train_step.learner.state_dict())
+    return copy.deepcopy(train_step.model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_steps_make_the_loss_small(options) -> None:
     batch = make_batch()
     losses = [float(train_step(batch, step, 16).sum()) for step in range(16)]
     assert losses[-1] < 0.8 * losses[0]
-    assert all(parameter.grad is not None for parameter in train_step.learner.parameters())
+    assert all(parameter.grad is not None for parameter in train_step.model.parameters())
 
 
 def test_a_step_is_a_function_of_its_number() -> None:
@@ -94,7 +94,7 @@ def test_a_step_in_parts_is_the_same_step(loss: str) -> None:
 def test_gradients_are_clipped() -> None:
     train_step = make_step(clip=1e-3)
     train_step(make_batch(), 0, STEPS)
-    grads = torch.cat([p.grad.flatten() for p in train_step.learner.parameters()])
+    grads = torch.cat([p.grad.flatten() for p in train_step.model.parameters()])
     assert float(grads.norm()) == pytest.approx(1e-3, rel=1e-2)
 
 
@@ -132,13 +132,13 @@ def test_coarse_rungs_answer_too(fuse: str) -> None:
     network = build(
         ModelSpec(backbone="tiny", num_classes=3, width=8, decoder="fcn8s", fuse=fuse)
     ).eval()
-    learner = NetWithAuxHeads(network, aux=True)
+    model = NetWithAuxHeads(network, aux=True)
     images = torch.randn(2, 3, 64, 96)
-    answers = learner(images)
+    answers = model(images)
     shapes = [tuple(answer.shape) for answer in answers]  # fcn8s: 8, 32, 16
     assert shapes == [(2, 3, 64, 96), (2, 3, 16, 24), (2, 3, 16, 24)]
     assert torch.equal(answers[0], network(images))
-    assert len(learner.heads) == (0 if fuse == "score" else 2)
+    assert len(model.heads) == (0 if fuse == "score" else 2)
     assert not network.decoder.entry._forward_hooks, "nothing listens afterwards"
     if fuse == "score":  # skips start at zero: all strides predict the same
         assert torch.allclose(answers[1], answers[0][..., 1::4, 1::4], atol=0.05)
@@ -152,10 +152,10 @@ def test_a_coarse_answer_is_that_of_the_shorter_decoder(backbone: str) -> None:
     shorter = build(dataclasses.replace(spec, decoder="fcn32s")).eval()
     shorter.load_state_dict(network.state_dict(), strict=False)
     images = torch.randn(1, 3, 70, 90)
-    learner = NetWithAuxHeads(network, aux=True)
+    model = NetWithAuxHeads(network, aux=True)
     logits = shorter(images)
-    wanted = torch.stack([learner.on_grid(logits[:, k]) for k in range(3)], 1)
-    assert torch.allclose(learner(images)[1], wanted, atol=1e-5)
+    wanted = torch.stack([model.on_grid(logits[:, k]) for k in range(3)], 1)
+    assert torch.allclose(model(images)[1], wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("fuse", ["score", "feature"])
@@ -164,7 +164,7 @@ def test_the_loss_counts_coarse_rungs_at_every_fourth_pixel(fuse: str, micro_bat
     train_step = make_step(fuse=fuse, aux=0.5, dropout=0.0, freeze_norm=True)
     batch = make_batch()
     with torch.no_grad():
-        fine, *coarse = train_step.learner(IMAGENET.normalise(batch.images))
+        fine, *coarse = train_step.model(IMAGENET.normalise(batch.images))
     sparse, criterion = batch.labels[:, 1::4, 1::4], train_step.criterion
     final = criterion(fine, batch.labels, criterion.normalizers(batch.labels))
     normalizers = criterion.normalizers(sparse)
@@ -214,8 +214,8 @@ def test_what_can_not_be_compiled_is_said(monkeypatch):
 def test_the_grid_is_aligned(backbone: str, first: int, shift: float) -> None:
     """Elements of stride 8 among the pixels of every fourth row and column."""
     network = build(ModelSpec(backbone=backbone, num_classes=4, width=8))
-    learner = NetWithAuxHeads(network, aux=True)
+    model = NetWithAuxHeads(network, aux=True)
     maps = torch.randn(1, 2, 5, 6)
-    assert learner.grid == (4, first)
-    assert torch.equal(learner.to_grid(maps, 8), upsample(maps, 2, shift, (10, 12)))
-    assert learner.to_grid(maps, 4) is maps
+    assert model.grid == (4, first)
+    assert torch.equal(model.to_grid(maps, 8), upsample(maps, 2, shift, (10, 12)))
+    assert model.to_grid(maps, 4) is maps

@@ -26,7 +26,7 @@ from fcnseg.datasets.check.statistics import ClassCount, Size, Suggestion, count
 from fcnseg.datasets.check.summary import in_words, summarize
 from fcnseg.datasets.describe import own_split_sizes, scan
 from fcnseg.datasets.draw_splits import Fold, with_fold
-from fcnseg.datasets.scan import Scanned
+from fcnseg.datasets.scan import ScanResult
 from fcnseg.datasets.splits import VAL_FRACTION, Video, find_copies, find_similar, find_videos
 from fcnseg.errors import DatasetError, counted, percent, quoted
 from fcnseg.io.bands import Layout
@@ -182,7 +182,7 @@ def _without_collections() -> Iterator[None]:
 @_without_collections()
 def scan_and_check(
     data: Path, callback: Callback, *, boxes: bool = False, fold: Fold | None = None
-) -> tuple[Scanned, CheckResult]:
+) -> tuple[ScanResult, CheckResult]:
     """Scan a folder and check it. boxes, fold: see `examine`."""
     seen = scan(data, callback, images=True, boxes=boxes)
     seen = with_fold(seen, fold) if fold else seen
@@ -208,7 +208,7 @@ def scan_and_check(
     return seen, result
 
 
-def _train_sizes(seen: Scanned) -> tuple[Size, ...]:
+def _train_sizes(seen: ScanResult) -> tuple[Size, ...]:
     """Sizes of the readable training images, or of all images if there are none."""
     sizes: Sequence[list[int]] = seen.images.sizes.tolist()
     pairs = seen.description.pairs
@@ -221,7 +221,7 @@ FEW_PAIRS = 10
 """With fewer training pairs than this there is a warning."""
 
 
-def leaks(seen: Scanned) -> Iterable[Finding]:
+def leaks(seen: ScanResult) -> Iterable[Finding]:
     """Problems of the splits: identical, similar or neighboring images in two of them."""
     yield from _sizes(seen)
     yield from _copies(seen)
@@ -231,10 +231,10 @@ def leaks(seen: Scanned) -> Iterable[Finding]:
         yield from _neighbours(seen, video, videos)
 
 
-def _sizes(seen: Scanned) -> Iterable[Finding]:
+def _sizes(seen: ScanResult) -> Iterable[Finding]:
     description = seen.description
     sizes = [sum(pair.split == split for pair in description.pairs) for split in SPLITS]
-    if description.drawn_split and not sizes[1]:
+    if description.random_split and not sizes[1]:
         yield Finding(
             "info",
             "drawn-split",
@@ -242,7 +242,7 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
             "images stay together, so that no val part was drawn.",
             repair="add other images, or choose val images under [splits] in a dataset.toml",
         )
-    elif description.drawn_split:
+    elif description.random_split:
         yield Finding(
             "info",
             "drawn-split",
@@ -259,7 +259,7 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _copies(seen: Scanned) -> Iterable[Finding]:
+def _copies(seen: ScanResult) -> Iterable[Finding]:
     """Identical image files."""
     across: list[int] = []
     within: list[int] = []
@@ -285,7 +285,7 @@ def _copies(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _similar_images(seen: Scanned, videos: Sequence[Video]) -> Iterable[Finding]:
+def _similar_images(seen: ScanResult, videos: Sequence[Video]) -> Iterable[Finding]:
     """Similar images in two splits: resized, recompressed, or shot in a burst."""
     pairs, digests = seen.description.pairs, seen.images.digests
     video_of = {number: place for place, video in enumerate(videos) for number in video.members}
@@ -307,7 +307,7 @@ def _similar_images(seen: Scanned, videos: Sequence[Video]) -> Iterable[Finding]
         )
 
 
-def _neighbours(seen: Scanned, video: Video, videos: Sequence[Video]) -> Iterable[Finding]:
+def _neighbours(seen: ScanResult, video: Video, videos: Sequence[Video]) -> Iterable[Finding]:
     """Frames of one video in train and in val or test."""
     pairs = seen.description.pairs
     frames: dict[str, list[int]] = {}
@@ -321,7 +321,7 @@ def _neighbours(seen: Scanned, video: Video, videos: Sequence[Video]) -> Iterabl
         gap = np.abs(train[[after, np.maximum(after - 1, 0)]] - numbers).min()
         held = [pairs[m].image for m in video.members if pairs[m].split == split]
         yield Finding(
-            "info" if seen.description.drawn_split else "warning",
+            "info" if seen.description.random_split else "warning",
             "neighbouring-frames",
             f"{split} and train share the video {video.name.rstrip('_-/') or 'of all images'} "
             f"({len(frames[split])} and {len(train)} images), the nearest {gap} frames "
@@ -345,5 +345,5 @@ def _other_video(pairs: Sequence[Pair], video: Video, videos: Sequence[Video]) -
     )
 
 
-def _images(seen: Scanned, numbers: Sequence[int]) -> tuple[str, ...]:
+def _images(seen: ScanResult, numbers: Sequence[int]) -> tuple[str, ...]:
     return file_names(seen, [seen.description.pairs[number].image for number in numbers])

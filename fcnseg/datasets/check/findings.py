@@ -14,7 +14,7 @@ from fcnseg.classes import BINARY, IGNORE
 from fcnseg.datasets import files_of
 from fcnseg.datasets.encoding.values import GREY, GREYS
 from fcnseg.datasets.pairing.named_images import class_folders
-from fcnseg.datasets.scan import Scanned
+from fcnseg.datasets.scan import ScanResult
 from fcnseg.errors import DatasetError, counted
 from fcnseg.io.bands import Layout, common_layout
 
@@ -63,13 +63,13 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 """In order of severity."""
 
 
-def label_names(seen: Scanned, numbers: Sequence[int]) -> tuple[str, ...]:
+def label_names(seen: ScanResult, numbers: Sequence[int]) -> tuple[str, ...]:
     """The label files of these pairs, as named in findings."""
     pairs = seen.description.pairs
     return file_names(seen, [path for number in numbers for path in files_of(pairs[number])])
 
 
-def file_names(seen: Scanned, files: Sequence[Path]) -> tuple[str, ...]:
+def file_names(seen: ScanResult, files: Sequence[Path]) -> tuple[str, ...]:
     """Paths as named in findings, without duplicates."""
     return tuple(dict.fromkeys(relative(file, seen.description.root) for file in files))
 
@@ -100,7 +100,7 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
-def file_findings(seen: Scanned) -> Iterable[Finding]:
+def file_findings(seen: ScanResult) -> Iterable[Finding]:
     """Findings about the files."""
     yield from _unreadable(seen)
     yield from _sizes(seen)
@@ -109,7 +109,7 @@ def file_findings(seen: Scanned) -> Iterable[Finding]:
     yield from _image_properties(seen)
 
 
-def layout_of_images(seen: Scanned) -> tuple[Layout | None, list[Finding]]:
+def layout_of_images(seen: ScanResult) -> tuple[Layout | None, list[Finding]]:
     """The common bands and type of all images, and findings if they differ."""
     pairs = zip(seen.images.layouts, seen.description.pairs, strict=True)
     files = {text: pair.image for text, pair in reversed([*pairs]) if text}
@@ -125,7 +125,7 @@ def layout_of_images(seen: Scanned) -> tuple[Layout | None, list[Finding]]:
     return layout, [Finding("warning", "mixed-depth", text, (), repair)]
 
 
-def _unreadable(seen: Scanned) -> Iterable[Finding]:
+def _unreadable(seen: ScanResult) -> Iterable[Finding]:
     pairs = seen.description.pairs
     broken: list[tuple[Path, str]] = list(seen.description.found.broken)
     broken += [(pairs[i].labels, why) for i, why in seen.labels.problems.items()]
@@ -147,7 +147,7 @@ def _unreadable(seen: Scanned) -> Iterable[Finding]:
             )
 
 
-def _sizes(seen: Scanned) -> Iterable[Finding]:
+def _sizes(seen: ScanResult) -> Iterable[Finding]:
     """Labels whose size differs from the image's, or equals that before its EXIF rotation."""
     unequal: list[int] = []
     lying: list[int] = []
@@ -182,7 +182,7 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _orphans(seen: Scanned) -> Iterable[Finding]:
+def _orphans(seen: ScanResult) -> Iterable[Finding]:
     found = seen.description.found
     for files, code, what, other in (
         (found.orphan_images, "orphan-image", "image", "labels"),
@@ -199,7 +199,7 @@ def _orphans(seen: Scanned) -> Iterable[Finding]:
             )
 
 
-def _left_out(seen: Scanned) -> Iterable[Finding]:
+def _left_out(seen: ScanResult) -> Iterable[Finding]:
     notes = seen.description.found.notes
     lost: dict[str, int] = {}
     reasons: dict[str, int] = {}
@@ -218,7 +218,7 @@ def _left_out(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _image_properties(seen: Scanned) -> Iterable[Finding]:
+def _image_properties(seen: ScanResult) -> Iterable[Finding]:
     for mask, code, what, repair in (
         (
             seen.images.deep,
@@ -246,7 +246,7 @@ def _image_properties(seen: Scanned) -> Iterable[Finding]:
             yield Finding("info", code, message, file_names(seen, files), repair)
 
 
-def ambiguities(seen: Scanned) -> Iterable[Finding]:
+def ambiguities(seen: ScanResult) -> Iterable[Finding]:
     """Ambiguous classes: two that may be one (numbers beside colors, similar names), or one that
     may be two."""
     yield from _two_storages(seen)
@@ -255,10 +255,10 @@ def ambiguities(seen: Scanned) -> Iterable[Finding]:
     yield from _unused_list(seen)
 
 
-def _two_storages(seen: Scanned) -> Iterable[Finding]:
+def _two_storages(seen: ScanResult) -> Iterable[Finding]:
     """Some label files contain numbers (0, 1, 2), others colors: their relation is unknown."""
     encoding = seen.description.encoding
-    if seen.values.kind != "color" or encoding.terms:
+    if seen.values.kind != "color" or encoding.class_words:
         return
     known = encoding.class_of()
     numbered = []
@@ -279,7 +279,7 @@ def _two_storages(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _names_alike(seen: Scanned) -> Iterable[Finding]:
+def _names_alike(seen: ScanResult) -> Iterable[Finding]:
     """Class names that differ only in case, spaces or hyphens."""
     by_letters: dict[str, list[str]] = {}
     for name in seen.description.classes.names:
@@ -295,13 +295,13 @@ def _names_alike(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _class_folders(seen: Scanned) -> Iterable[Finding]:
+def _class_folders(seen: ScanResult) -> Iterable[Finding]:
     """Masks in folders whose names may be classes (cat/masks, dog/masks) or not (masks/anna,
     masks/bert: annotators), without a class list."""
     description = seen.description
     pairs = description.found.pairs
-    words, read, repair = [*description.encoding.terms], "classes: each image has one", ""
-    if description.encoding.store == "pixels" and description.classes.names == BINARY:
+    words, read, repair = [*description.encoding.class_words], "classes: each image has one", ""
+    if description.encoding.label_format == "pixels" and description.classes.names == BINARY:
         folders = class_folders(pairs, description.root)
         split_of = {*zip(folders, (pair.split for pair in pairs), strict=False)}
         words, read = [*dict.fromkeys(folders)], f"one class, {BINARY[1]}"
@@ -311,7 +311,7 @@ def _class_folders(seen: Scanned) -> Iterable[Finding]:
         if len(split_of) == len(words) and len({split for _, split in split_of}) > 1:
             return  # the folders are the splits
     elif (
-        description.encoding.store != "layers"
+        description.encoding.label_format != "layers"
         or any(len(pair.layers) != 1 for pair in pairs)
         or any("class names are from" in why for why in description.why)
     ):
@@ -329,7 +329,7 @@ def _class_folders(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _unused_list(seen: Scanned) -> Iterable[Finding]:
+def _unused_list(seen: ScanResult) -> Iterable[Finding]:
     """A class list whose numbers, colors or length differ from the label files'."""
     description = seen.description
     if description.unused_list:

@@ -14,7 +14,7 @@ from fcnseg.datasets.check.findings import Finding, ambiguities, have, label_nam
 from fcnseg.datasets.check.statistics import Frequencies, count_rectangles
 from fcnseg.datasets.encoding.values import GREYS, values_of
 from fcnseg.datasets.formats import read_stored
-from fcnseg.datasets.scan import Scanned
+from fcnseg.datasets.scan import ScanResult
 from fcnseg.errors import counted, percent
 from fcnseg.io.labels import is_lossy
 
@@ -47,7 +47,7 @@ PLAIN = frozenset((-1, 0, 255, 65535, 0xFFFFFF, VOC_BORDER_COLOR))
 """Stored values that are certainly not a class."""
 
 
-def label_findings(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+def label_findings(seen: ScanResult, classes: Frequencies) -> Iterable[Finding]:
     """Findings about the values in the labels."""
     yield from _values(seen, classes)
     yield from _lossy(seen, classes)
@@ -59,7 +59,7 @@ def label_findings(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     yield from _classes(seen, classes)
 
 
-def _no_label_names(seen: Scanned) -> Iterable[Finding]:
+def _no_label_names(seen: ScanResult) -> Iterable[Finding]:
     """Values that may mean "ignore", by their name or position."""
     pixels, encoding = seen.values.pixels, seen.description.encoding
     for name, value in seen.description.unlabelled:
@@ -80,11 +80,11 @@ def _no_label_names(seen: Scanned) -> Iterable[Finding]:
         yield Finding("warning", "unlabelled-class", message, repair=repair)
 
 
-def _one_value_each(seen: Scanned) -> Iterable[Finding]:
+def _one_value_each(seen: ScanResult) -> Iterable[Finding]:
     """Masks of 0 and 128 beside masks of 0 and 255: no file contains both; neither has a name."""
     description = seen.description
     encoding, names = description.encoding, description.classes.names
-    if encoding.terms:
+    if encoding.class_words:
         return
     ground, *things = [values for values in encoding.values if values] or [()]
     shades = encoding.kind == "color" or all(min(values) >= GREYS for values in things)
@@ -110,7 +110,7 @@ def _one_value_each(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _boxes(seen: Scanned) -> Iterable[Finding]:
+def _boxes(seen: ScanResult) -> Iterable[Finding]:
     """Annotated areas that are rectangles, probably bounding boxes."""
     regions, rectangles = count_rectangles(seen.description, read_stored)
     if regions >= FEW_REGIONS and rectangles >= MOSTLY * regions:
@@ -123,7 +123,7 @@ def _boxes(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _values(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+def _values(seen: ScanResult, classes: Frequencies) -> Iterable[Finding]:
     """Values without a class."""
     if classes.undeclared:
         shown = sorted(classes.undeclared.items(), key=lambda item: -item[1][0])
@@ -144,7 +144,7 @@ def _values(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
         )
 
 
-def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+def _lossy(seen: ScanResult, classes: Frequencies) -> Iterable[Finding]:
     """Values that result from compression or resizing."""
     pixels, blurred = classes.between
     if pixels:
@@ -161,7 +161,7 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     elif (
         seen.labels.lossy
         and seen.description.encoding.kind == "index"
-        and not seen.description.encoding.terms  # one mask per class
+        and not seen.description.encoding.class_words  # one mask per class
         and len(seen.values.pixels) > 2
     ):
         files = enumerate(pair.labels for pair in seen.description.pairs)
@@ -176,7 +176,7 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
         )
 
 
-def _reading(seen: Scanned) -> Iterable[Finding]:
+def _reading(seen: ScanResult) -> Iterable[Finding]:
     """How ambiguous labels were read."""
     encoding = seen.description.encoding
     if encoding.alone:
@@ -195,7 +195,7 @@ def _reading(seen: Scanned) -> Iterable[Finding]:
             f"if {value} is to be ignored there, too, write a dataset.toml (--write) and take "
             "the line `alone` out of it",
         )
-    if encoding.kind == "index" and len(encoding.values) == 2 and not encoding.terms:
+    if encoding.kind == "index" and len(encoding.values) == 2 and not encoding.class_words:
         first, second = (values[0] if values else 0 for values in encoding.values)
         if first > second:
             yield Finding(
@@ -206,7 +206,7 @@ def _reading(seen: Scanned) -> Iterable[Finding]:
                 repair="if it is the reverse, exchange the values of the two classes in "
                 "the file --write dataset.toml writes",
             )
-    if not seen.description.found.reading and encoding.store == "alpha":
+    if not seen.description.found.reading and encoding.label_format == "alpha":
         read = "The label files' transparency is read as the labels, not their colors."
         repair = "if the colors are meant, save the labels without transparency"
         yield Finding("info", "alpha-labels", read, (), repair)
@@ -220,7 +220,7 @@ def _reading(seen: Scanned) -> Iterable[Finding]:
         yield Finding("warning", "object-numbers", read, (), repair)
 
 
-def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+def _classes(seen: ScanResult, classes: Frequencies) -> Iterable[Finding]:
     """Classes that are missing, missing from a split, or rare; images without labels."""
     names = seen.description.classes.names
     pixels, here = classes.pixels, classes.images.sum(0) > 0
@@ -258,7 +258,7 @@ def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     yield from _unlabelled(seen, classes)
 
 
-def _one_class(seen: Scanned, name: str, *, in_all: bool) -> Finding:
+def _one_class(seen: ScanResult, name: str, *, in_all: bool) -> Finding:
     """With a single class there is nothing to learn."""
     where = "every labeled pixel" if in_all else "every labeled pixel of the training images"
     repair = "label a second class"
@@ -273,7 +273,7 @@ def _one_class(seen: Scanned, name: str, *, in_all: bool) -> Finding:
     )
 
 
-def _unlabelled(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+def _unlabelled(seen: ScanResult, classes: Frequencies) -> Iterable[Finding]:
     """Images without labeled pixels."""
     empty = np.flatnonzero(classes.labelled == 0).tolist()
     blank = [number for number in empty if seen.labels.counts[number] is not None]
@@ -287,7 +287,7 @@ def _unlabelled(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
         )
 
 
-def _covered(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+def _covered(seen: ScanResult, classes: Frequencies) -> Iterable[Finding]:
     """Images with a single class that is not the most frequent one: perhaps an empty label file."""
     usual = int(classes.pixels.sum(0).argmax())
     odd = {index: some for index, some in classes.covered.items() if index != usual}
@@ -303,7 +303,7 @@ def _covered(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
         )
 
 
-def _outsized(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+def _outsized(seen: ScanResult, classes: Frequencies) -> Iterable[Finding]:
     """A few images with many times a class's usual proportion: areas filled by mistake.
 
     In the dataset crack, three of 118 images have a third of all crack pixels; the one in val

@@ -17,7 +17,7 @@ from fcnseg.classes import IGNORE
 from fcnseg.datasets import SPLITS, Description, Encoding, Pair
 from fcnseg.datasets.encoding.values import decode_values, values_of
 from fcnseg.datasets.pairing.file_stats import sample
-from fcnseg.datasets.scan import Scanned
+from fcnseg.datasets.scan import ScanResult
 from fcnseg.errors import FcnsegError, counted, percent
 from fcnseg.io.annotations import rectangles_in
 from fcnseg.io.labels import RawLabels
@@ -87,7 +87,7 @@ class Frequencies:
         )
 
 
-def count_classes(seen: Scanned) -> Frequencies:
+def count_classes(seen: ScanResult) -> Frequencies:
     """Add up the values of all label files by class."""
     description, kind = seen.description, seen.values.kind
     encoding, count = description.encoding, len(description.classes)
@@ -144,12 +144,12 @@ def count_rectangles(
     read: datasets.formats.read_stored. (0, 0) if labels are masks and not annotations.
     """
     encoding = description.encoding
-    if not encoding.terms or encoding.store == "layers":
+    if not encoding.class_words or encoding.label_format == "layers":
         return 0, 0
     counts = [(0, 0)]
     for pair in sample(description.pairs):
         with contextlib.suppress(FcnsegError):
-            values = read(pair, encoding.store, encoding.terms).values
+            values = read(pair, encoding.label_format, encoding.class_words).values
             counts.append(rectangles_in(values))
     regions, rectangles = (sum(some) for some in zip(*counts, strict=True))
     return regions, rectangles

@@ -69,10 +69,10 @@ def _where(description: Description) -> str:
 def _stored(description: Description) -> str:
     """The content of the label files."""
     encoding = description.encoding
-    if encoding.store == "layers":
-        return f"files for each of {counted(len(encoding.terms), 'class')}"
-    if encoding.terms:
-        return f"{encoding.store}, {len(encoding.terms)} named"
+    if encoding.label_format == "layers":
+        return f"files for each of {counted(len(encoding.class_words), 'class')}"
+    if encoding.class_words:
+        return f"{encoding.label_format}, {len(encoding.class_words)} named"
     values = sorted({value for some in encoding.values for value in some})
     if encoding.kind == "color":
         text = f"{len(values)} colors"
@@ -86,7 +86,7 @@ def _stored(description: Description) -> str:
 
 def _split(description: Description, own: Mapping[str, int], used: Mapping[str, int]) -> str:
     named = [f"{name} ({own[name]:,})" for name in SPLITS if own.get(name)]
-    drawn = used.get("val", 0) if description.drawn_split else 0
+    drawn = used.get("val", 0) if description.random_split else 0
     if not named:
         return f"not split: {drawn:,} held out for validation" if drawn else "not split"
     several = ", ".join(named[:-1]) + f" and {named[-1]}" if len(named) > 1 else named[0]

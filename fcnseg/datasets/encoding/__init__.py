@@ -17,7 +17,7 @@ from fcnseg.classes import (
     ClassMap,
     unpack,
 )
-from fcnseg.datasets import Encoding, Reading
+from fcnseg.datasets import Encoding, LabelMeaning
 from fcnseg.datasets.encoding.colors import read_colors
 from fcnseg.datasets.encoding.entries import (
     Entry,
@@ -59,7 +59,7 @@ NEARLY_GREY = 12
 """Maximum difference between the channels of a gray that compression has tinted."""
 
 
-def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
+def read_values(values: Values, entries: Sequence[Entry] = ()) -> LabelMeaning:
     """Determine the class of each stored value; DatasetError if they can't be labels.
 
     entries: the class list found in the folder, if any.
@@ -68,7 +68,7 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         raise DatasetError(
             "No label file could be read.", hint="open one of them: does an image viewer show it?"
         )
-    if values.terms:
+    if values.class_words:
         return _read_terms(values, entries)
     if values.aliases and not any(entry.ignored for entry in entries):  # else they define 255
         return _read_both_scales(values, entries)
@@ -95,7 +95,7 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     indices = lossy_indices(values) if values.lossy else 0
     if indices:
         why = "class indices stored as JPEG, which changes them"
-        return Reading(Encoding.of(range(indices)), ClassMap.numbered(indices), None, (why,))
+        return LabelMeaning(Encoding.of(range(indices)), ClassMap.numbered(indices), None, (why,))
     smooth = len(values.pixels) > 2 and not values.exact
     drawn = values.solid or peaks(values) or flat_greys(values) if smooth else ()
     if drawn:
@@ -130,12 +130,13 @@ def named(
     return ClassMap.of(names, chosen)
 
 
-def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
+def _read_terms(values: Values, entries: Sequence[Entry]) -> LabelMeaning:
     """One class per word, in the class list's order; pixels without a word are background."""
-    numbers = [term.removeprefix("class_") for term in values.terms]  # Kaggle's ClassId, masks_2/
+    # Kaggle's ClassId, masks_2/
+    numbers = [term.removeprefix("class_") for term in values.class_words]
     by_number = _numbered(entries, numbers)
     known = all(number in by_number for number in numbers)
-    terms = [by_number[number] for number in numbers] if known else values.terms
+    terms = [by_number[number] for number in numbers] if known else values.class_words
     number = {term: index for index, term in enumerate(terms, 1)}
     ignore = [number[term] for term in terms if is_ignored(term)]
     own = next((term for term in terms if term.lower() in BACKGROUND_NAMES), None)
@@ -157,8 +158,8 @@ def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
         why.append(f"what no area covers is {background}")
     if ignore:
         why.append(f"{', '.join(terms[value - 1] for value in ignore)} does not count")
-    encoding = Encoding("index", stored, tuple(ignore), terms=values.terms)
-    return Reading(encoding, named(names, entries), IGNORE if ignore else None, tuple(why))
+    encoding = Encoding("index", stored, tuple(ignore), class_words=values.class_words)
+    return LabelMeaning(encoding, named(names, entries), IGNORE if ignore else None, tuple(why))
 
 
 def _numbered(entries: Sequence[Entry], terms: Sequence[str]) -> dict[str, str]:
@@ -170,7 +171,7 @@ def _numbered(entries: Sequence[Entry], terms: Sequence[str]) -> dict[str, str]:
     return {str(number): entry.name for number, entry in enumerate(entries, int(not from_0))}
 
 
-def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
+def _read_indices(values: Values, entries: Sequence[Entry]) -> LabelMeaning:
     """Class indices 0, 1, 2 ..., possibly with 255; rare values far above the others are errors."""
     seen = sorted(value for value in values.pixels if 0 <= value != IGNORE)
     ignore = [value for value in values.pixels if value in (IGNORE, -1)]
@@ -192,7 +193,7 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
     why = [f"label values are class indices {first}..{count - 1}"]
     why += why_ignored(ignore, alone)
     colors = [values.palette.get(index) for index in range(first, count)]
-    return Reading(
+    return LabelMeaning(
         Encoding.of(range(first, count), ignore, alone=alone),
         named(names, colors=colors),
         ignore[0] if ignore else None,
@@ -204,7 +205,7 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
 
 def _read_without(
     values: Values, ignored: int, note: str = "", entries: Sequence[Entry] = ()
-) -> Reading:
+) -> LabelMeaning:
     """Read the values with one of them ignored. note: the reason, if it should be confirmed."""
     rest = {value: pixels for value, pixels in values.pixels.items() if value != ignored}
     reading = read_values(replace(values, pixels=rest, band=None, rim=None), entries)
@@ -216,7 +217,7 @@ def _read_without(
 
 def _read_listed(
     values: Values, listed: Sequence[tuple[Entry, int]], ignore: Sequence[int]
-) -> Reading:
+) -> LabelMeaning:
     stored: dict[Entry, tuple[int, ...]] = {}
     for entry, value in listed:
         if not entry.ignored:
@@ -233,7 +234,7 @@ def _read_listed(
         values.palette.get(some[0]) if entry.color is None else entry.color
         for entry, some in stored.items()
     ]
-    return Reading(
+    return LabelMeaning(
         Encoding("index", tuple(stored.values()), tuple(sorted(dropped)), alone=alone),
         named([entry.name for entry in stored], colors=colors),
         reported[0] if reported else None,
@@ -244,7 +245,7 @@ def _read_listed(
 
 def _read_greys(
     values: Values, greys: Sequence[int], entries: Sequence[Entry], *, nearest: bool
-) -> Reading:
+) -> LabelMeaning:
     """One class per gray level; of two levels, the one at the images' edges is the background."""
     order = sorted(greys)
     drawn = listed_greys(order, entries)
@@ -271,10 +272,10 @@ def _read_greys(
         reading = _read_listed(values, rows, ())
         encoding = replace(reading.encoding, nearest=nearest)
         return replace(reading, encoding=encoding, why=(*why, *reading.why))
-    return Reading(Encoding.of(order, nearest=nearest), named(names), None, (*why, *edges))
+    return LabelMeaning(Encoding.of(order, nearest=nearest), named(names), None, (*why, *edges))
 
 
-def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) -> Reading:
+def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) -> LabelMeaning:
     """16-bit values: 65535 is ignored, or each value is a class."""
     others = [value for value in levels if value not in (IGNORE, LARGEST)]
     if LARGEST in levels and (not others or others[-1] < IGNORE):
@@ -283,7 +284,7 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
         if list(levels) == [0, IGNORE, LARGEST]:  # 8-bit masks beside 16-bit masks
             both = Encoding("index", ((0,), (IGNORE, LARGEST)))
             note = f"label values are grays: {IGNORE} or {LARGEST} is the object"
-            return Reading(both, named(BINARY), None, (note,))
+            return LabelMeaning(both, named(BINARY), None, (note,))
         return _read_without(values, LARGEST, entries=entries)
     if len(levels) > MAX_CLASSES:
         raise DatasetError(
@@ -297,10 +298,10 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
     if len(names) != len(levels) or by_value.keys() & {*levels}:
         names = [by_value.get(value, f"class_{value}") for value in levels]
     why = f"{len(levels)} values up to {levels[-1]}: a class for each"
-    return Reading(Encoding.of(levels), named(names, entries), None, (why,))
+    return LabelMeaning(Encoding.of(levels), named(names, entries), None, (why,))
 
 
-def _read_channel(values: Values, entries: Sequence[Entry], factor: int) -> Reading:
+def _read_channel(values: Values, entries: Sequence[Entry], factor: int) -> LabelMeaning:
     """Classes in one channel; the other channels are ignored."""
     one, colors = classes_of_channel(values, factor)
     reading = read_values(one, entries)
@@ -314,7 +315,7 @@ def _read_channel(values: Values, entries: Sequence[Entry], factor: int) -> Read
     return replace(reading, encoding=encoding, why=(why, *reading.why))
 
 
-def _as_colors(reading: Reading, factor: int = GREY) -> Reading:
+def _as_colors(reading: LabelMeaning, factor: int = GREY) -> LabelMeaning:
     """Convert a reading of numbers for files that store them as grays or in one channel."""
     encoding = reading.encoding
     return replace(
@@ -328,7 +329,7 @@ def _as_colors(reading: Reading, factor: int = GREY) -> Reading:
     )
 
 
-def _read_both_scales(values: Values, entries: Sequence[Entry]) -> Reading:
+def _read_both_scales(values: Values, entries: Sequence[Entry]) -> LabelMeaning:
     """Some files store indices (0, 1), others grays (0, 255), for the same classes."""
     folded = replace(values, aliases={}, pixels={}, border={}, files={}, palette={})
     for value, pixels in values.pixels.items():

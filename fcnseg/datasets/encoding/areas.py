@@ -78,7 +78,7 @@ def analyze_areas(
     `band`: a value that means "ignore"; `rim`: one that may; `few_objects`: whether numbers may be
     objects', of which there are too few to be sure. A few files are read again.
     """
-    if values.terms or values.lossy or values.rest:
+    if values.class_words or values.lossy or values.rest:
         return values
     sampled = partial(_sample_labels, pairs, counts, read, values.kind)
 

@@ -21,7 +21,7 @@ from fcnseg.classes import (
     unpack,
     voc_palette,
 )
-from fcnseg.datasets import Encoding, Reading
+from fcnseg.datasets import Encoding, LabelMeaning
 from fcnseg.datasets.encoding.entries import Entry, by_stored_value
 from fcnseg.datasets.encoding.values import LOSSY, Values
 from fcnseg.errors import DatasetError, counted
@@ -58,7 +58,7 @@ _WHITE = 0xFFFFFF
 _ROAD = 0x804080  # of CamVid and of Cityscapes; required to recognise either
 
 
-def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
+def read_colors(values: Values, entries: Sequence[Entry] = ()) -> LabelMeaning:
     """Determine the class of each color; DatasetError if there are too many to be classes."""
     listed = [entry for entry in entries if entry.color is not None]
     if listed:
@@ -120,7 +120,7 @@ def _background(values: Values, colors: Sequence[int]) -> int | None:
     return _WHITE if edge > max(MOST_OF_EDGES, inside) else None
 
 
-def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
+def _read_listed(values: Values, listed: Sequence[Entry]) -> LabelMeaning:
     exchanged = _are_exchanged(values, {entry.color for entry in listed})
     if exchanged:
         listed = [replace(entry, color=_exchanged(entry.color or 0)) for entry in listed]
@@ -160,7 +160,7 @@ def _reading(
     ignore: tuple[int, ...],
     lossy: bool,
     why: str,
-) -> Reading:
+) -> LabelMeaning:
     reasons = [why]
     if lossy:
         reasons.append("colors in between were made by compression or resizing; nearest taken")
@@ -169,7 +169,7 @@ def _reading(
         reasons.append(f"{shown} is ignored")
     encoding = Encoding("color", tuple(stored), ignore, nearest=lossy)
     classes = ClassMap.of(names, [unpack(values[0]) for values in stored])
-    return Reading(encoding, classes, IGNORE if ignore else None, tuple(reasons))
+    return LabelMeaning(encoding, classes, IGNORE if ignore else None, tuple(reasons))
 
 
 _PUBLISHED: tuple[tuple[str, Mapping[str, int], tuple[int, ...]], ...] = (
@@ -187,7 +187,7 @@ _PUBLISHED: tuple[tuple[str, Mapping[str, int], tuple[int, ...]], ...] = (
 """Color tables: whose they are, class -> color, and the colors that are ignored."""
 
 
-def _read_published(seen: Sequence[int], lossy: bool) -> Reading | None:
+def _read_published(seen: Sequence[int], lossy: bool) -> LabelMeaning | None:
     for whose, colors, ignored in _PUBLISHED:
         known = (*ignored, *colors.values())
         found = {*(_nearby(seen, known) if lossy else seen)}
@@ -197,7 +197,7 @@ def _read_published(seen: Sequence[int], lossy: bool) -> Reading | None:
     return None
 
 
-def _read_voc(seen: Sequence[int], lossy: bool, entries: Sequence[Entry]) -> Reading | None:
+def _read_voc(seen: Sequence[int], lossy: bool, entries: Sequence[Entry]) -> LabelMeaning | None:
     """Colors of PASCAL VOC's palette: the position in the palette is the class index."""
     seen = _nearby(seen, (*voc_palette(64), VOC_BORDER_COLOR)) if lossy else seen
     place = {color: index for index, color in enumerate(voc_palette())}

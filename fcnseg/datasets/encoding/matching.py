@@ -58,7 +58,7 @@ def mapping(before: Description, after: Description) -> str:
     for value in (value for values in before.encoding.values for value in values):
         index = class_of.get(value)
         shown = before.encoding.shown(value)
-        word = "the rest" if before.encoding.terms and shown == value else str(shown)
+        word = "the rest" if before.encoding.class_words and shown == value else str(shown)
         if index is None:
             ignored.append(word)
         else:
@@ -74,7 +74,7 @@ def _with_encoding(description: Description, classes: ClassMap, theirs: Encoding
         theirs,
         nearest=ours.nearest,
         ignore=ignored,
-        terms=ours.terms,
+        class_words=ours.class_words,
         alone=ours.alone or theirs.alone,
     )
     return dataclasses.replace(description, classes=classes, encoding=merged)
@@ -109,7 +109,11 @@ def _contains_all(theirs: Encoding, description: Description, classes: ClassMap)
     """
     ours, known = description.encoding, theirs.class_of()
     stored = {value for values in ours.values for value in values}
-    same = (theirs.kind, theirs.store, theirs.terms) == (ours.kind, ours.store, ours.terms)
+    same = (theirs.kind, theirs.label_format, theirs.class_words) == (
+        ours.kind,
+        ours.label_format,
+        ours.class_words,
+    )
     if not same or not stored <= {*known, *theirs.ignore}:
         return False
     if description.classes.names != BINARY:

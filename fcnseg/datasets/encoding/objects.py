@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import BINARY, IGNORE, MAX_CLASSES, ClassMap, unpack
-from fcnseg.datasets import Encoding, Pair, Reading
+from fcnseg.datasets import Encoding, LabelMeaning, Pair
 from fcnseg.datasets.encoding.entries import Entry
 from fcnseg.datasets.encoding.values import (
     FEWEST_FILES,
@@ -235,7 +235,7 @@ _BASES = (1000, 256)
 """class * 1000 + object (Cityscapes), class * 256 + object (KITTI, Mapillary)."""
 
 
-def read_objects(values: Values, base: int, entries: Sequence[Entry] = ()) -> Reading:
+def read_objects(values: Values, base: int, entries: Sequence[Entry] = ()) -> LabelMeaning:
     """Read object numbers as two classes: 0 is background, all others are object.
 
     base: from `class_base`; if not 0, numbers contain classes, which `entries` name.
@@ -256,7 +256,7 @@ def read_objects(values: Values, base: int, entries: Sequence[Entry] = ()) -> Re
         "object (a dataset.toml with a [[class]] for each value reads them otherwise)"
     )
     kind: Literal["index", "color"] = "index" if values.kind == "index" else "color"
-    return Reading(Encoding(kind, ((0,), numbers)), ClassMap.of(BINARY), None, (why,))
+    return LabelMeaning(Encoding(kind, ((0,), numbers)), ClassMap.of(BINARY), None, (why,))
 
 
 def class_base(values: Values) -> int:
@@ -325,7 +325,7 @@ def classes_of_channel(values: Values, factor: int) -> tuple[Values, dict[int, t
 
 def _read_classes(
     values: Values, numbers: Sequence[int], base: int, entries: Sequence[Entry]
-) -> Reading:
+) -> LabelMeaning:
     found = sorted({number // base for number in numbers})
     stored = [tuple(n for n in numbers if n // base == one) for one in found]
     why = (
@@ -339,4 +339,4 @@ def _read_classes(
         classes.insert(0, names.get(0, BINARY[0]))
     named = all(classes) and len(set(classes)) == len(classes)
     read = ClassMap.of(classes) if named else ClassMap.numbered(len(stored))
-    return Reading(Encoding("index", tuple(stored)), read, None, (why,))
+    return LabelMeaning(Encoding("index", tuple(stored)), read, None, (why,))

@@ -83,7 +83,7 @@ class Values:
     count: int = 0
     rest: int = 0
     lossy: bool = False
-    terms: tuple[str, ...] = ()
+    class_words: tuple[str, ...] = ()
     aliases: dict[int, int] = field(default_factory=dict)
     instances: bool = False
     solid: tuple[int, ...] = ()
@@ -143,17 +143,17 @@ def _are_object_numbers(numbers: NDArray[np.int32], count: int) -> bool:
 
 
 def total(
-    counts: Iterable[ValueCounts], *, lossy: bool = False, terms: Sequence[str] = ()
+    counts: Iterable[ValueCounts], *, lossy: bool = False, class_words: Sequence[str] = ()
 ) -> Values:
     """Add up the values of all files; as colors if any file is in color or palettes disagree."""
     counts = list(counts)
     in_color = any(one.kind == "color" for one in counts) or _palettes_identify_classes(counts)
-    counted = Values("color" if in_color else "index", lossy=lossy, terms=tuple(terms))
+    counted = Values("color" if in_color else "index", lossy=lossy, class_words=tuple(class_words))
     for one in counts:
         counted.add(values_of(one, counted.kind), one)
         if not in_color:
             counted.palette.update(zip(one.values, one.palette, strict=False))
-    if not in_color and not terms and not counted.rest:
+    if not in_color and not class_words and not counted.rest:
         stored = [frozenset(one.values) - {0} for one in counts]
         counted.aliases = _aliases(stored)
         counted.instances = 0 in counted.pixels and are_instances(stored)

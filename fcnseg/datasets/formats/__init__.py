@@ -52,19 +52,19 @@ from fcnseg.io.images import read_bytes, read_image, read_orientation
 from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels
 
 
-def read_stored(pair: Pair, store: str, terms: Sequence[str]) -> RawLabels:
+def read_stored(pair: Pair, label_format: str, class_words: Sequence[str]) -> RawLabels:
     """Read the stored values of a pair's pixels; MediaError when they can't be read.
 
     DatasetError, which lists the known formats, for an unknown one.
     """
-    if store not in _READERS:
+    if label_format not in _READERS:
         known = ", ".join(_READERS)
         raise DatasetError(
-            f"No label format {store!r}; known: {known}.",
-            hint=did_you_mean(store, _READERS, "correct `store` in the dataset.toml"),
+            f"No label format {label_format!r}; known: {known}.",
+            hint=did_you_mean(label_format, _READERS, "correct `store` in the dataset.toml"),
         )
     try:
-        return _READERS[store](pair, terms)
+        return _READERS[label_format](pair, class_words)
     except FcnsegError:
         raise
     except OSError as error:
@@ -83,7 +83,7 @@ def read_sample(
     MediaError for a file that can't be read, DatasetError if the sizes differ.
     """
     image: NDArray[Any] = read_pair_image(pair) if bands is None else bands_of(pair.image, bands)
-    labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
+    labels = decode(read_stored(pair, encoding.label_format, encoding.class_words), encoding)
     if pair.page is None and labels.shape == image.shape[1::-1] != image.shape[:2]:
         orientation = read_orientation(read_bytes(pair.image))
         labels = upright(labels, orientation if orientation >= 5 else 1)
@@ -120,9 +120,9 @@ def _alpha(pair: Pair, _: Sequence[str]) -> RawLabels:
     return RawLabels(alpha, None, "L")
 
 
-def _opaque(pair: Pair, terms: Sequence[str]) -> RawLabels:
+def _opaque(pair: Pair, class_words: Sequence[str]) -> RawLabels:
     """The colors of opaque pixels; others are black."""
-    raw, alpha = _pixels(pair, terms), read_alpha(pair.labels)
+    raw, alpha = _pixels(pair, class_words), read_alpha(pair.labels)
     if alpha is not None:
         raw.values[alpha < 128] = 0
     return raw
@@ -131,7 +131,7 @@ def _opaque(pair: Pair, terms: Sequence[str]) -> RawLabels:
 def _drawn(
     draw: Callable[[Pair, Sequence[str]], NDArray[np.int32]],
 ) -> Callable[[Pair, Sequence[str]], RawLabels]:
-    return lambda pair, terms: RawLabels(draw(pair, terms), None, "I")
+    return lambda pair, class_words: RawLabels(draw(pair, class_words), None, "I")
 
 
 FORMATS: Mapping[str, Format] = {
@@ -280,5 +280,5 @@ _READERS: Mapping[str, Callable[[Pair, Sequence[str]], RawLabels]] = {
     "yolo-boxes": _drawn(partial(draw_yolo, fill=True)),
     "run-lengths-rows": ALONG_ROWS.read,
     "json": ANY_JSON.read,
-    **{store: one.read for store, one in FORMATS.items()},
+    **{label_format: one.read for label_format, one in FORMATS.items()},
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fcnseg.datasets import Found
+from fcnseg.datasets import Pairing
 from fcnseg.datasets.formats.documents import (
     Annotated,
     Area,
@@ -342,9 +342,9 @@ def _values_in(value: Any) -> list[Any]:
 _OUTLINED = outlined("json", _files, _parse, "JSON files hold outlines with names", _in_pixels)
 
 
-def _find(listing: Listing) -> Found | None:
+def _find(listing: Listing) -> Pairing | None:
     found = _OUTLINED.find(listing)
-    return None if found and found.pairs and not found.terms else found  # None: all are empty
+    return None if found and found.pairs and not found.class_words else found  # None: all are empty
 
 
 ANY_JSON = Format(_find, _OUTLINED.read)

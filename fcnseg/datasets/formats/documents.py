@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets import Found, Pair, Unusable
+from fcnseg.datasets import Pair, Pairing, Unusable
 from fcnseg.datasets.pairing import Listing
 from fcnseg.datasets.pairing.named_images import PairCollector, split_of
 from fcnseg.datasets.pairing.path_words import partners_of
@@ -30,7 +30,7 @@ class Finder:
     needs: words (lower case), one of which must occur in a path; else the finder is skipped.
     """
 
-    find: Callable[[Listing], Found | None]
+    find: Callable[[Listing], Pairing | None]
     needs: tuple[str, ...] = field(default=(), kw_only=True)
 
 
@@ -160,7 +160,7 @@ def holding(suffix: str | tuple[str, ...], *heads: Sequence[bytes]) -> Files:
 
 
 def outlined(
-    store: str,
+    label_format: str,
     files: Files,
     parse: Parser,
     why: str,
@@ -172,14 +172,14 @@ def outlined(
     """
     cached = Cached(parse)
 
-    def find(listing: Listing) -> Found | None:
+    def find(listing: Listing) -> Pairing | None:
         chosen = files(listing)
         if not chosen:
             return None
-        found = _gather(listing, chosen, cached, store, why, {})
+        found = _gather(listing, chosen, cached, label_format, why, {})
         if found.pairs:
             return found
-        return _gather(listing, chosen, cached, store, why, partners_of(listing, chosen))
+        return _gather(listing, chosen, cached, label_format, why, partners_of(listing, chosen))
 
     def read(pair: Pair, terms: Sequence[str]) -> RawLabels:
         image = cached(pair.labels).images.get(pair.part)
@@ -280,10 +280,10 @@ def _gather(
     listing: Listing,
     files: Sequence[str],
     parse: Parser,
-    store: str,
+    label_format: str,
     why: str,
     partners: Mapping[str, str],
-) -> Found:
+) -> Pairing:
     """Collect the pairs of documents. partners: images of documents with a single entry."""
     gathered = PairCollector(listing)
     names: dict[str, None] = {}  # an ordered set
@@ -304,7 +304,7 @@ def _gather(
         listed = (name.strip() for name in document.names)
         names.update(dict.fromkeys((*listed, *sorted(used))))
     refuse_broken(gathered)
-    return gathered.found(store, tuple(names), why)
+    return gathered.found(label_format, tuple(names), why)
 
 
 def refuse_broken(gathered: PairCollector) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from fcnseg.classes import MAX_CLASSES
-from fcnseg.datasets import Found, Pair, Unusable
+from fcnseg.datasets import Pair, Pairing, Unusable
 from fcnseg.datasets.encoding.class_lists import find_entries, find_yaml_names
 from fcnseg.datasets.encoding.entries import Entry, open_text, text_of
 from fcnseg.datasets.formats.polygons import (
@@ -54,7 +54,7 @@ COCO_HEAD = marks(b'"images"', b'"annotations"', b'"categories"')
 _LABELME_HEAD = marks(b'"shapes"')
 
 
-def find_coco(listing: Listing) -> Found | None:
+def find_coco(listing: Listing) -> Pairing | None:
     """COCO JSON: images, annotations and categories in one file per split."""
     files = [
         name
@@ -99,22 +99,28 @@ def _with_boxes(names: tuple[str, ...], boxes: bool | int) -> tuple[str, ...]:
     return (*names, BOXES) if boxes and BOXES not in names else names
 
 
-def fill_boxes(found: Found) -> Found:
+def fill_boxes(found: Pairing) -> Pairing:
     """Fill boxes among outlines with their classes; OptionError if there are none."""
-    if found.store not in FILLED or found.terms[-1:] != (BOXES,):
+    if found.label_format not in FILLED or found.class_words[-1:] != (BOXES,):
         raise OptionError(
             "--fill-boxes has no effect here: the dataset has no boxes among its outlines.",
             hint="omit --fill-boxes",
         )
     notes = tuple(note for note in found.notes if note.why != BOXES_IGNORED)
     why = (*found.why, "what a box alone surrounds is its class (--fill-boxes)")
-    return replace(found, store=FILLED[found.store], terms=found.terms[:-1], notes=notes, why=why)
+    return replace(
+        found,
+        label_format=FILLED[found.label_format],
+        class_words=found.class_words[:-1],
+        notes=notes,
+        why=why,
+    )
 
 
 FILLED: Mapping[str, str] = {"coco": "coco-boxes", "yolo": "yolo-boxes"}
 
 
-def find_labelme(listing: Listing) -> Found | None:
+def find_labelme(listing: Listing) -> Pairing | None:
     """labelme: a JSON file with shapes per image, usually beside it."""
     files = listing.saying(_LABELME_HEAD, ".json")
     if not files:
@@ -138,7 +144,7 @@ def find_labelme(listing: Listing) -> Found | None:
     return gathered.found("labelme", terms, "JSON files with shapes are labelme's")
 
 
-def find_yolo(listing: Listing) -> Found | None:
+def find_yolo(listing: Listing) -> Pairing | None:
     """YOLO polygons: a class number and an outline per line, in labels/a.txt for images/a.jpg, or
     in a.txt beside a.jpg."""
     texts = [name for name in listing.with_suffix(".txt") if place_of(name).role == "labels"]
@@ -234,13 +240,15 @@ def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
     return str(data.get("imagePath", "")), shapes
 
 
-def renamed(found: Found, entries: Sequence[Entry]) -> Found:
+def renamed(found: Pairing, entries: Sequence[Entry]) -> Pairing:
     """Apply the class names of a data.yaml, given instead of the folder, to YOLO's outlines."""
     names = _by_number(entries)
-    if found.store != "yolo" or not names:
+    if found.label_format != "yolo" or not names:
         return found
-    own = [term for term in found.terms if term != BOXES]
-    return replace(found, terms=_with_boxes((*names, *own[len(names) :]), BOXES in found.terms))
+    own = [term for term in found.class_words if term != BOXES]
+    return replace(
+        found, class_words=_with_boxes((*names, *own[len(names) :]), BOXES in found.class_words)
+    )
 
 
 def _category_names(document: CocoDocument) -> list[str]:
@@ -258,7 +266,7 @@ def _category_names(document: CocoDocument) -> list[str]:
 _OPEN_IMAGES_HEAD = {"MaskPath", "ImageID", "LabelName"}
 
 
-def find_open_images(listing: Listing) -> Found | None:
+def find_open_images(listing: Listing) -> Pairing | None:
     """Find Open Images' object masks, grouped into layers of classes by their CSV."""
     tables = {n: rows for n in listing.with_suffix(".csv") if (rows := _mask_rows(listing.path(n)))}
     if not tables:

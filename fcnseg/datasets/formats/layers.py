@@ -14,7 +14,7 @@ from itertools import combinations
 
 import numpy as np
 
-from fcnseg.datasets import Found, Pair, files_of, name_uniquely
+from fcnseg.datasets import Pair, Pairing, files_of, name_uniquely
 from fcnseg.datasets.formats.documents import layer_areas
 from fcnseg.datasets.formats.masks import further_masks, without_combined
 from fcnseg.datasets.formats.named_masks import (
@@ -44,7 +44,7 @@ Keys = dict[tuple[str, str, str], str]
 """The image of a split, a folder and a stem."""
 
 
-def find_layers(listing: Listing) -> Found | None:
+def find_layers(listing: Listing) -> Pairing | None:
     """Find one folder or file per class, or one file per object of a single class."""
     images, labels = split_roles(listing.images)
     if not labels:
@@ -71,7 +71,7 @@ def find_layers(listing: Listing) -> Found | None:
     return _found(listing, by_image, images, left)
 
 
-def find_numbered_folders(listing: Listing) -> Found | None:
+def find_numbered_folders(listing: Listing) -> Pairing | None:
     """Find one folder of masks for each class, told apart by a number: `class_1_masks/`,
     `masks_2/`, `mask_cat_03/`."""
     term_in = numbered_folders(listing.images)
@@ -98,19 +98,16 @@ def _grouped(
 ) -> tuple[dict[str, list[Layer]], list[str]]:
     """The label files of each image with their classes, and label files without an image."""
     by_image: dict[str, list[Layer]] = {}
-    left = []
     for name in labels:
-        owner = owner_of(name)
-        if owner is None:
-            left.append(name)
-        else:
-            by_image.setdefault(owner[0], []).append((owner[1], name))
-    return by_image, left
+        image, term = owner_of(name) or ("", "")
+        by_image.setdefault(image, []).append((term, name))
+    left = by_image.pop("", [])
+    return by_image, [name for _, name in left]
 
 
 def _found(
     listing: Listing, by_image: dict[str, list[Layer]], images: Sequence[str], left: Sequence[str]
-) -> Found:
+) -> Pairing:
     """The pairs of images with a label file for each class. left: label files without an image."""
     by_image = _numbered_classes(listing, without_combined(by_image))
     first = any(term == "class_0" for layers in by_image.values() for term, _ in layers)
@@ -133,11 +130,11 @@ def _found(
             f"areas of two classes overlap in {overlapping} of {len(sample(pairs))} images looked "
             "at: there the smaller area is taken"
         )
-    return Found(
+    return Pairing(
         "layers",
         name_uniquely(pairs),
-        store="layers",
-        terms=terms,
+        label_format="layers",
+        class_words=terms,
         orphan_images=tuple(listing.path(n) for n in images if n not in by_image),
         orphan_labels=tuple(listing.path(name) for name in left),
         why=tuple(why),
@@ -314,11 +311,12 @@ def _are_drawings(listing: Listing, names: Sequence[str], least: float = SAME) -
     return bool(first.any()) and overlap(first, second) >= least
 
 
-def with_more_masks(listing: Listing, found: Found) -> Found:
+def with_more_masks(listing: Listing, found: Pairing) -> Pairing:
     """Add further masks of images that have several (`a_mask_1.png` beside `a_mask.png`): areas of
     one class, if the masks are binary. With chosen labels, only those."""
-    layered = found.store == "layers" and len(found.terms) == 1
-    if not layered and (found.store != "pixels" or len(listing.images) <= 2 * len(found.pairs)):
+    layered = found.label_format == "layers" and len(found.class_words) == 1
+    masks = found.label_format == "pixels" and len(listing.images) > 2 * len(found.pairs)
+    if not (layered or masks):
         return found
     chosen = [name for name in listing.images if means(found.sides[1], name)]
     more = further_masks(listing, chosen, found.pairs)
@@ -332,7 +330,7 @@ def with_more_masks(listing: Listing, found: Found) -> Found:
         drawn[image] = [(ONE_CLASS, name) for name in (own, *names)]
     _refuse_drawings(listing, drawn)
     used = {listing.path(name) for names in more.values() for name in names}
-    term = found.terms[0] if layered else ONE_CLASS
+    term = found.class_words[0] if layered else ONE_CLASS
     pairs = []
     for number, pair in enumerate(found.pairs):
         files = (*files_of(pair), *map(listing.path, more.get(number, ())))
@@ -342,8 +340,8 @@ def with_more_masks(listing: Listing, found: Found) -> Found:
     return replace(
         found,
         pairs=tuple(pairs),
-        store="layers",
-        terms=terms,
+        label_format="layers",
+        class_words=terms,
         orphan_images=tuple(path for path in found.orphan_images if path not in used),
         orphan_labels=tuple(path for path in found.orphan_labels if path not in used),
         why=(*found.why, why),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets import Found, Pair, files_of
+from fcnseg.datasets import Pair, Pairing, files_of
 from fcnseg.datasets.encoding.entries import open_text
 from fcnseg.datasets.formats.documents import (
     Annotated,
@@ -44,7 +44,7 @@ _SURFACES = {".surfaces", ".layers"}
 """Other annotations beside the classes (`.regions`) in the Stanford Background dataset."""
 
 
-def _find_arrays(listing: Listing) -> Found | None:
+def _find_arrays(listing: Listing) -> Pairing | None:
     images = {*listing.images}
     arrays = [
         name
@@ -198,12 +198,12 @@ def _absolute_starts(runs: list[int]) -> list[int]:
     return np.stack([ends - lengths + 1, lengths], 1).ravel().tolist()
 
 
-def _find_run_lengths(listing: Listing) -> Found | None:
+def _find_run_lengths(listing: Listing) -> Pairing | None:
     found = _DOWN_COLUMNS.find(listing)
     if found is None or not _are_row_major(found):
         return found
     why = "runs along the rows, not down the columns, follow what the images show"
-    return replace(found, store="run-lengths-rows", why=(*found.why, why))
+    return replace(found, label_format="run-lengths-rows", why=(*found.why, why))
 
 
 def _row_major(image: Annotated, _: Path) -> Annotated:
@@ -211,7 +211,7 @@ def _row_major(image: Annotated, _: Path) -> Annotated:
     return replace(image, areas=areas)
 
 
-def _are_row_major(found: Found) -> bool:
+def _are_row_major(found: Pairing) -> bool:
     """Whether areas have fewer boundary pixels, or follow edges better, if runs are row-major.
 
     Most of Kaggle's competitions use column-major order. For square images, boundary pixels are
@@ -222,7 +222,7 @@ def _are_row_major(found: Found) -> bool:
         try:
             grey = read_image(pair.image).astype(np.float32).mean(2)
             drawn = [
-                np.asarray(one.read(pair, found.terms).values, np.int32)
+                np.asarray(one.read(pair, found.class_words).values, np.int32)
                 for one in (_DOWN_COLUMNS, ALONG_ROWS)
             ]
         except MediaError:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fcnseg.classes import MAX_CLASSES
-from fcnseg.datasets import Found, Pair, name_uniquely
+from fcnseg.datasets import Pair, Pairing, name_uniquely
 from fcnseg.datasets.encoding.class_lists import find_entries
 from fcnseg.datasets.encoding.entries import text_of
 from fcnseg.datasets.formats.documents import Format, refuse_broken
@@ -40,25 +40,25 @@ from fcnseg.io.labels import RawLabels, read_raw_labels
 # --- labelme_json_to_dataset: a folder for each image, with img.png, label.png, label_names.txt ---
 
 
-def _find_labelme_folders(listing: Listing) -> Found | None:
+def _find_labelme_folders(listing: Listing) -> Pairing | None:
     found: list[Pair] = []
-    terms: dict[str, None] = {}  # an ordered set
+    class_words: dict[str, None] = {}  # an ordered set
     files = set(listing.images)
     for name in listing.named("label_names.txt"):
         folder = name.rpartition("/")[0]
         image, labels = f"{folder}/img.png", f"{folder}/label.png"
         if folder and {image, labels} <= files:
-            terms.update(dict.fromkeys(_label_names(listing.path(name))))
+            class_words.update(dict.fromkeys(_label_names(listing.path(name))))
             split = place_of(image).split
             found.append(Pair(listing.path(image), listing.path(labels), split, folder))
     if not found:
         return None
     why = "folders with img.png, label.png and label_names.txt are labelme's"
-    return Found(
+    return Pairing(
         "labelme-folders",
         name_uniquely(found),
-        store="labelme-folders",
-        terms=tuple(terms),
+        label_format="labelme-folders",
+        class_words=tuple(class_words),
         why=(why,),
     )
 
@@ -100,7 +100,7 @@ LABELME_FOLDERS = Format(_find_labelme_folders, _read_labelme_folder, needs=("la
 _ADE_HEAD = marks(b'"annotation"', b'"name_ndx"')
 
 
-def _find_ade20k(listing: Listing) -> Found | None:
+def _find_ade20k(listing: Listing) -> Pairing | None:
     segments = {n: n[: -len("_seg.png")] for n in listing.images if n.endswith("_seg.png")}
     files = set(listing.files)
     names: dict[int, str] = {}
@@ -125,7 +125,13 @@ def _find_ade20k(listing: Listing) -> Found | None:
     why = (
         "JSON files with name_ndx beside *_seg.png are ADE20K's: names of objects by red and green"
     )
-    return Found("ade20k-json", name_uniquely(pairs), store="ade20k-json", terms=terms, why=(why,))
+    return Pairing(
+        "ade20k-json",
+        name_uniquely(pairs),
+        label_format="ade20k-json",
+        class_words=terms,
+        why=(why,),
+    )
 
 
 def _ade_names(path: Path) -> dict[int, str]:
@@ -156,9 +162,9 @@ ADE20K_JSON = Format(_find_ade20k, _read_ade20k, needs=("_seg.png",))
 # --- cat/masks/1.png, dog/masks/1.png: what a file shows is what its folder is called -------------
 
 
-def in_class_folders(found: Found, listing: Listing) -> Found:
+def in_class_folders(found: Pairing, listing: Listing) -> Pairing:
     """Use such folders as classes if a class list contains them all."""
-    words = class_folders(found.pairs, listing.root) if found.store == "pixels" else []
+    words = class_folders(found.pairs, listing.root) if found.label_format == "pixels" else []
     if not words or not {*words} <= {entry.name for entry in find_entries(listing)[0]}:
         return found
     names = [pair.labels.relative_to(listing.root).as_posix() for pair in found.pairs]
@@ -170,7 +176,9 @@ def in_class_folders(found: Found, listing: Listing) -> Found:
     ]
     terms = tuple(sorted({*words}))
     why = f"what label files show is what their folders are called: {', '.join(terms)}"
-    return replace(found, pairs=tuple(pairs), store="layers", terms=terms, why=(*found.why, why))
+    return replace(
+        found, pairs=tuple(pairs), label_format="layers", class_words=terms, why=(*found.why, why)
+    )
 
 
 # --- masks_1/a.png, masks_2/a.png: a folder of masks for each class -----------------------------
@@ -189,14 +197,14 @@ def numbered_folders(files: Iterable[str]) -> dict[str, str]:
             groups.setdefault(bare, {})[folder] = part[0]
     numbers = {bare: {re.sub(r"\D", "", p) for p in some.values()} for bare, some in groups.items()}
     taken = [numbers[bare] for bare in groups if LABEL_WORDS.isdisjoint(words_in(bare))]
-    terms: dict[str, str] = {}
+    class_words: dict[str, str] = {}
     for bare, some in groups.items():
         files = [stem for folder in some for stem in stems[folder]]
         again = len(some) > 1 and len(files) > 1.5 * len({*files})
         if again and not any(map(numbers[bare].intersection, taken)):
             named = ((folder, part) for folder, part in some.items() if words_in(part))
-            terms |= {folder: _numbered_term(part) for folder, part in named}
-    return terms
+            class_words |= {folder: _numbered_term(part) for folder, part in named}
+    return class_words
 
 
 def _numbered_term(part: str) -> str:
@@ -249,7 +257,7 @@ def owner_by_name(
 _PANOPTIC_HEAD = marks(b'"segments_info"')
 
 
-def _find_panoptic(listing: Listing) -> Found | None:
+def _find_panoptic(listing: Listing) -> Pairing | None:
     files = listing.saying(_PANOPTIC_HEAD, ".json")
     if not files:
         return None

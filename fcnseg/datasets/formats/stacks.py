@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcnseg.datasets import Found, Pair
+from fcnseg.datasets import Pair, Pairing
 from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.pairing import Listing, place_of, stem_of
 from fcnseg.datasets.pairing.file_stats import FileStats, sample, stats_of, tell_labels
@@ -36,7 +36,7 @@ WINDOW = (0.5, 99.5)
 """Percentiles of values other than uint8 that are displayed as black and white."""
 
 
-def _find(listing: Listing) -> Found | None:
+def _find(listing: Listing) -> Pairing | None:
     files = _stacks(listing)
     if not files:
         return None
@@ -48,7 +48,7 @@ def _find(listing: Listing) -> Found | None:
     used = {name for side in sides for name in side}
     why = f"each page of {sides[0][0]} is an image, with its labels in {sides[0][1]}"
     alone = tuple(listing.path(name) for name in files if name not in used)
-    return Found("stacks", tuple(pairs), store="stacks", orphan_images=alone, why=(why,))
+    return Pairing("stacks", tuple(pairs), label_format="stacks", orphan_images=alone, why=(why,))
 
 
 def _stacks(listing: Listing) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fcnseg.datasets import Found, name_uniquely
+from fcnseg.datasets import Pairing, name_uniquely
 from fcnseg.datasets.pairing import IMAGE_WORDS, OBJECT_WORDS, OTHER_WORDS, Listing, place_of
 from fcnseg.datasets.pairing.by_words import pair_by_names
 from fcnseg.datasets.pairing.candidates import (
@@ -41,7 +41,7 @@ from fcnseg.files import NonLocalPath
 from fcnseg.progress import Callback, Message
 
 
-def find_by_content(listing: Listing) -> Found | None:
+def find_by_content(listing: Listing) -> Pairing | None:
     """Find images and labels that match one to one, whatever their names, by their pixels.
 
     DatasetError if the result is ambiguous.
@@ -64,7 +64,7 @@ def find_by_content(listing: Listing) -> Found | None:
     return _with_note(found, [one for one in rivals if one not in chosen])
 
 
-def _with_note(found: Found, others: Sequence[Candidate]) -> Found:
+def _with_note(found: Pairing, others: Sequence[Candidate]) -> Pairing:
     """Add a note on sets of labels that are not used."""
     names = list(dict.fromkeys(one.pairs[0][1] for one in others))
     note = f"other labels of the same images are not used ({', '.join(names[:3])} ...)"
@@ -86,7 +86,7 @@ def _without(listing: Listing, others: Iterable[str], stats: StatsCache) -> list
     ]
 
 
-def find_sides(listing: Listing, images: str, labels: str) -> Found:
+def find_sides(listing: Listing, images: str, labels: str) -> Pairing:
     """The pairs of chosen images and labels: folders or patterns, "" for not given.
 
     DatasetError if nothing matches one to one.
@@ -222,7 +222,7 @@ _RENDERED = frozenset(["normal", "normals", "albedo", "shading", "diffuse", "flo
 
 def as_found(
     listing: Listing, chosen: Sequence[Candidate], spare: Iterable[str], stats: StatsCache
-) -> Found:
+) -> Pairing:
     """The pairs of one candidate, or of several (parts of a folder, or one class each).
 
     spare: label files that were not chosen, and are not orphans.
@@ -237,11 +237,11 @@ def as_found(
     used = {*by_image, *(labels for some in by_image.values() for _, labels in some), *spare}
     alone = _images_alone([n for n in listing.images if n not in used], chosen[0], stats)
     first = chosen[0].pairs[0]
-    return Found(
+    return Pairing(
         "content",
         name_uniquely([pair(listing, image, some, layered) for image, some in by_image.items()]),
-        store="layers" if layered else "pixels",
-        terms=terms if layered else (),
+        label_format="layers" if layered else "pixels",
+        class_words=terms if layered else (),
         orphan_images=tuple(map(listing.path, alone)),
         why=(f"files match one to one and show images and labels: {first[0]} and {first[1]}",),
     )
@@ -264,12 +264,12 @@ def _images_alone(names: Sequence[str], chosen: Candidate, stats: StatsCache) ->
     ]
 
 
-def settle(listing: Listing, found: Found) -> Found:
+def settle(listing: Listing, found: Pairing) -> Pairing:
     """The pairs found by known words, unless the files' content shows that others are right.
 
     DatasetError if two sets of labels (or two images for each label file) remain.
     """
-    if found.store != "pixels" or found.reading is not None:
+    if found.label_format != "pixels" or found.reading is not None:
         return found
     if not has_unpaired(found, listing):
         return _with_images_alone(listing, found)
@@ -306,7 +306,7 @@ def settle(listing: Listing, found: Found) -> Found:
     return as_found(listing, chosen, {n for one in [own, *others] for n in one.labels}, stats)
 
 
-def _with_images_alone(listing: Listing, found: Found) -> Found:
+def _with_images_alone(listing: Listing, found: Pairing) -> Pairing:
     """Add images in folders of unknown role to those without labels."""
     used = {path for pair in found.pairs for path in (pair.image, pair.labels)}
     used.update(found.orphan_images, found.orphan_labels)

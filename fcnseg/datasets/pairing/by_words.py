@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from fcnseg.datasets import Found, Pair, SplitName, Unusable, name_uniquely
+from fcnseg.datasets import Pair, Pairing, SplitName, Unusable, name_uniquely
 from fcnseg.datasets.pairing import (
     FILLERS,
     IMAGE_WORDS,
@@ -45,7 +45,7 @@ _BEGINNING = re.compile(
 
 def pair_by_names(
     listing: Listing, sides: tuple[list[str], list[str]] | None = None, *, by_stem: bool = False
-) -> Found:
+) -> Pairing:
     """Pair images and labels by name: images/ and masks/, train/ and trainannot/, a.jpg and
     a_mask.png etc.; also returns files without a partner.
 
@@ -60,7 +60,7 @@ def pair_by_names(
     pairs, alone, left = _match(listing, images, labels, by_stem=by_stem)
     if layout == "folders" and _are_annot(images, alone, labels, left):
         layout = "camvid"
-    return Found(
+    return Pairing(
         layout,
         name_uniquely(pairs),
         orphan_images=tuple(listing.path(name) for name in alone),
@@ -154,7 +154,7 @@ def bare_stem(stem: str) -> str:
     return as_text(short or stem).lower()
 
 
-def find_by_stems(listing: Listing) -> Found | None:
+def find_by_stems(listing: Listing) -> Pairing | None:
     """Pairs in folders of any name; or whose one name begins or ends with the other, and has
     additional text (`IMG_1.jpg`, `8f3a0c1d-IMG_1.png`: Label Studio).
     """
@@ -221,7 +221,7 @@ def class_number(stem: str) -> str:
     return "" if found is None else f"class_{found[1]}"
 
 
-def in_one_format(found: Found) -> Found:
+def in_one_format(found: Pairing) -> Pairing:
     """Drop copies of pairs in another format (`PNG/Original/1.png` and `TIF/Original/1.tif`,
     `png_images` and `jpeg_images`); the first suffix by `_rank` is kept."""
     if len({pair.image.suffix.lower() for pair in found.pairs}) < 2:
@@ -264,7 +264,7 @@ _FOLD = re.compile(
 )
 
 
-def by_folds(found: Found, listing: Listing) -> Found | None:
+def by_folds(found: Pairing, listing: Listing) -> Pairing | None:
     """Use folders of folds (fold1/images, fold1/masks): the first fold is val; None without folds.
 
     If each fold has its own train and val, which repeat the images, only the first is used.

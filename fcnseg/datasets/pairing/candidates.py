@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
-from fcnseg.datasets import Found, Pair, Unusable
+from fcnseg.datasets import Pair, Pairing, Unusable
 from fcnseg.datasets.pairing import FILLERS, LABEL_WORDS, Listing, stem_of, without_suffix
 from fcnseg.datasets.pairing.by_words import term_of
 from fcnseg.datasets.pairing.file_stats import (
@@ -158,7 +158,7 @@ def pair(listing: Listing, image: str, labels: Sequence[tuple[str, str]], layere
     )
 
 
-def has_unpaired(found: Found, listing: Listing) -> bool:
+def has_unpaired(found: Pairing, listing: Listing) -> bool:
     """Whether enough image files are unpaired to be another set of labels or images."""
     used = len({pair.labels for pair in found.pairs}) + len(found.pairs)
     twice = used < 2 * len(found.pairs)
@@ -288,7 +288,7 @@ def _as_written(side: Candidate, common: Iterable[str]) -> list[str]:
     return list(found.values())
 
 
-def in_one_size(found: Found) -> Found:
+def in_one_size(found: Pairing) -> Pairing:
     """Drop folders with the same images in another size (`images/`, `masks/` and `images_256/`,
     `masks_256/`); the one whose name is not that of a copy, or else the larger, is kept."""
     by_folder: dict[Path, dict[tuple[str, str], Pair]] = {}

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fcnseg.datasets import Found, Pair, SplitName, Unusable, name_uniquely
+from fcnseg.datasets import Pair, Pairing, SplitName, Unusable, name_uniquely
 from fcnseg.datasets.pairing import (
     LABEL_WORDS,
     SPLIT_WORDS,
@@ -41,7 +41,7 @@ _SEEN = 20
 _LABEL_KEYS = marks(b"mask", b"label", b"annot", b"seg", b"gt", b"target")
 
 
-def find_pair_list(listing: Listing) -> Found | None:
+def find_pair_list(listing: Listing) -> Pairing | None:
     """Find lists of pairs near the top of a folder; lists named after splits are combined."""
     found = []
     jsons = listing.with_suffix(".json")
@@ -104,7 +104,7 @@ def _are_apart(rows: Sequence[Sequence[str]], columns: tuple[int, int, int | Non
     return len({*both[0], *both[1]}) == len(both[0]) + len(both[1])
 
 
-def read_pair_list(path: Path) -> Found:
+def read_pair_list(path: Path) -> Pairing:
     """Read a list of pairs, whose files may be anywhere; DatasetError if it is not one."""
     rows = named_folds(_rows(path))
     columns = _columns(rows, path.parent)
@@ -136,7 +136,7 @@ def refuse_missing(listing: Listing) -> None:
             )
 
 
-def with_unused_lists(found: Found, listing: Listing) -> Found:
+def with_unused_lists(found: Pairing, listing: Listing) -> Pairing:
     """Add a note for each list of pairs without its files, or of a split without most of them."""
     notes = []
     for name in listing.with_suffix(".csv", ".txt", ".lst"):
@@ -198,15 +198,15 @@ def _leaves(file: Path, root: Path | None) -> bool:
 
 def _found(
     names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable], *, folds: bool
-) -> Found:
+) -> Pairing:
     ordered = sorted(pairs, key=lambda pair: not pair.split)  # train.txt before trainval.txt
     unique = list({(pair.image, pair.labels): pair for pair in reversed(ordered)}.values())[::-1]
     arrays = bool(unique) and all(pair.labels.suffix.lower() in _ARRAYS for pair in unique)
     told = "; the first fold is val, the others are train" * folds
-    return Found(
+    return Pairing(
         "list",
         name_uniquely(unique),
-        store="arrays" if arrays else "pixels",
+        label_format="arrays" if arrays else "pixels",
         notes=tuple(missing),
         why=(f"{', '.join(names[:3])} names an image and its labels on each line{told}",),
     )

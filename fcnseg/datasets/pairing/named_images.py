@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from fcnseg.datasets import Found, Pair, SplitName, Unusable, name_uniquely
+from fcnseg.datasets import Pair, Pairing, SplitName, Unusable, name_uniquely
 from fcnseg.datasets.pairing import (
     LABEL_WORDS,
     LETTERS,
@@ -200,16 +200,16 @@ class PairCollector:
         )
         self.notes.append(lost)
 
-    def found(self, store: str, terms: tuple[str, ...], why: str) -> Found:
+    def found(self, label_format: str, terms: tuple[str, ...], why: str) -> Pairing:
         """The result; images that no annotation uses as image or labels are orphans."""
         used = {pair.image for pair in self.pairs}
         used.update(file for pair in self.pairs for _, file in pair.layers)
         images = map(self.listing.path, self.listing.images)
-        return Found(
-            store,
+        return Pairing(
+            label_format,
             name_uniquely(self.pairs),
-            store=store,
-            terms=terms,
+            label_format=label_format,
+            class_words=terms,
             orphan_images=tuple(path for path in images if path not in used),
             orphan_labels=tuple(self.orphans),
             broken=tuple(self.broken),
@@ -257,7 +257,7 @@ _BAND = re.compile(
 """A band of Sentinel-2, Landsat or 38-Cloud in a file's name."""
 
 
-def find_whole_images(listing: Listing, find: Callable[[Listing], Found]) -> Found:
+def find_whole_images(listing: Listing, find: Callable[[Listing], Pairing]) -> Pairing:
     """The pairs found by a function, without files of single bands (B02.tif, B03.tif, ...).
 
     A list may name such files. DatasetError if there are no other images.
@@ -306,7 +306,7 @@ _PLACE = re.compile(r"(?:[\W_]*[^\W\d_]{0,6}\d+|[\W_]+(?:tile|patch|part|crop|ch
 """The end of a tile's name, of which it may have several: `_0`, `_r1`, `_tile`."""
 
 
-def without_tiled(found: Found) -> Found:
+def without_tiled(found: Pairing) -> Pairing:
     """Drop images of which there are tiles in another folder (`images/a.tif`, `tiles/a_0.jpg`): the
     split would put the same pixels into train and val."""
     by_stem = {as_text(pair.image.stem).lower(): pair for pair in found.pairs if not pair.part}

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from fcnseg.datasets import SPLITS, Found, Pair, SplitName, Unusable
+from fcnseg.datasets import SPLITS, Pair, Pairing, SplitName, Unusable
 from fcnseg.datasets.encoding.entries import text_of, yaml_texts
 from fcnseg.datasets.pairing import (
     SPLIT_WORDS,
@@ -44,7 +44,7 @@ _LIST_WORDS = frozenset(
 """Words that the name of a list may contain besides its split."""
 
 
-def with_own_split(found: Found, listing: Listing, yaml: Path | None = None) -> Found:
+def with_own_split(found: Pairing, listing: Listing, yaml: Path | None = None) -> Pairing:
     """Assign the split of the folder, or of a given data.yaml, to pairs without one."""
     places = _Places(found.pairs, listing.root)
     listed = _by_flags(found, listing, places) or _by_lists(found, listing, places)
@@ -66,11 +66,7 @@ def with_own_split(found: Found, listing: Listing, yaml: Path | None = None) -> 
 
 
 def _assigned(
-    pairs: Sequence[Pair],
-    root: Path,
-    told: Callable[[Pair, Path], SplitName],
-    *,
-    needs_all: bool,
+    pairs: Sequence[Pair], root: Path, told: Callable[[Pair, Path], SplitName], *, needs_all: bool
 ) -> tuple[Pair, ...] | None:
     """Assign the splits returned by `told`; None unless they divide the pairs."""
     if needs_all and not told(pairs[0], root):
@@ -84,10 +80,10 @@ def _assigned(
     )
 
 
-def _by_lists(found: Found, listing: Listing, places: _Places) -> Found | None:
+def _by_lists(found: Pairing, listing: Listing, places: _Places) -> Pairing | None:
     """Splits from lists named after splits (ImageSets/train.txt); None without lists."""
-    lists = {name: _list_split(name) for name in listing.with_suffix(*_LIST_SUFFIXES)}
-    lists = {name: split for name, split in lists.items() if split}
+    files = listing.with_suffix(*_LIST_SUFFIXES)
+    lists = {name: split for name in files if (split := _list_split(name))}
     if not lists:
         return None
     ordered = sorted(lists, key=lambda name: [*_SPLIT_OF].index(lists[name]))
@@ -109,9 +105,8 @@ def _of_one_fold(
     first fold's validation images."""
     folds: dict[tuple[str, ...], list[str]] = {}
     for name in read:
-        folds.setdefault((name.rpartition("/")[0], *re.findall(r"\d+", stem_of(name))), []).append(
-            name
-        )
+        key = (name.rpartition("/")[0], *re.findall(r"\d+", stem_of(name)))
+        folds.setdefault(key, []).append(name)
     first = min((fold for fold, some in folds.items() if len(some) > 1), default=None)
     if first is None or len(folds) < 2:
         return [*read]
@@ -121,7 +116,9 @@ def _of_one_fold(
     return [name for name in read if not any(name in folds[fold] for fold in others)]
 
 
-def _by_table(found: Found, listing: Listing, places: _Places, yaml: Path | None) -> Found | None:
+def _by_table(
+    found: Pairing, listing: Listing, places: _Places, yaml: Path | None
+) -> Pairing | None:
     """Splits from a table (splits.json, split.csv with a column of splits, data.yaml)."""
     for name, named in _tables_of(listing, yaml):
         chosen: dict[int, SplitName] = {}
@@ -133,7 +130,7 @@ def _by_table(found: Found, listing: Listing, places: _Places, yaml: Path | None
     return None
 
 
-def _by_flags(found: Found, listing: Listing, places: _Places) -> Found | None:
+def _by_flags(found: Pairing, listing: Listing, places: _Places) -> Pairing | None:
     """Splits from a `train_test_split.txt` with 1 for the first and 0 for the second split, for
     images or for their ids in a list beside it (CUB's images.txt)."""
     for name in listing.with_suffix(".txt"):
@@ -234,8 +231,8 @@ def _spellings(line: str) -> Iterable[str]:
 
 
 def _as_listed(
-    found: Found, chosen: dict[int, SplitName], read: Sequence[str], listing: Listing
-) -> Found | None:
+    found: Pairing, chosen: dict[int, SplitName], read: Sequence[str], listing: Listing
+) -> Pairing | None:
     """Assign the splits of lists; None if lists are incomplete and folders define splits, too.
 
     A folder's word may mean something else (DeepFish: `valid` are images with fish).

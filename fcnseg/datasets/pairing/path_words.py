@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fcnseg.datasets import Found, SplitName
+from fcnseg.datasets import Pairing, SplitName
 from fcnseg.datasets.pairing import (
     OTHER_WORDS,
     SPLIT_WORDS,
@@ -287,14 +287,14 @@ def _agree(one: SplitName, other: SplitName) -> bool:
     return not one or not other or one == other
 
 
-def refuse_shifted(listing: Listing, found: Found) -> None:
+def refuse_shifted(listing: Listing, found: Pairing) -> None:
     """DatasetError if the images' numbers start at another value than the labels' (1..9 and 0..8,
     or 10, 20 ... 90 and 0, 10 ... 80).
 
     Then files of the same number may not belong together, which only the images show.
     """
     alone = (*found.orphan_images, *found.orphan_labels)
-    if found.store != "pixels" or not 2 <= len(alone) <= max(2, len(found.pairs) // 4):
+    if found.label_format != "pixels" or not 2 <= len(alone) <= max(2, len(found.pairs) // 4):
         return
     if any(_number(pair.image) != _number(pair.labels) for pair in found.pairs):
         return
@@ -318,7 +318,7 @@ def refuse_shifted(listing: Listing, found: Found) -> None:
 
 
 def _shifted(
-    listing: Listing, found: Found, images: list[int], labels: list[int], alone: Sequence[Path]
+    listing: Listing, found: Pairing, images: list[int], labels: list[int], alone: Sequence[Path]
 ) -> DatasetError:
     first = found.pairs[0]
     files = [str(path.relative_to(listing.root)) for path in alone]
