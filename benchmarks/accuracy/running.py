@@ -36,8 +36,8 @@ from fcnseg.device import precision_name, resolve_device, resolve_precision
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import TrainingError
-from fcnseg.inference.evaluation import labels_of
 from fcnseg.inference.segmenter import Segmenter
+from fcnseg.inference.tiling import labels_of
 from fcnseg.metrics.regions import matches_within
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.networks import find_backbone

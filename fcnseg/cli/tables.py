@@ -56,17 +56,16 @@ def _frequencies(classes: Sequence[dict[str, Any]]) -> Table:
 
 def _show_suggestion(suggested: dict[str, Any]) -> None:
     """Print the suggested training options, each with its reason."""
-    height, width = suggested["crop"]
-    values = {
-        "crop": f"--crop {height} {width}",
-        "batch": f"--batch {suggested['batch']}",
-        "epochs": f"--epochs {suggested['epochs']}",
-        "class_weights": f"--class-weights {suggested['class_weights']}",
-        "upsample": f"--upsample {suggested['upsample']}",
-    }
-    reasons = suggested["reasons"]
+    values = {**suggested, "crop": "{} {}".format(*suggested["crop"])}
     _print("Chosen by train unless given:")
-    _print(_facts({flag: reasons[name] for name, flag in values.items() if name in reasons}))
+    _print(
+        _facts(
+            {
+                f"--{name.replace('_', '-')} {values[name]}": why
+                for name, why in suggested["reasons"].items()
+            }
+        )
+    )
 
 
 def _show_finding(finding: dict[str, Any]) -> None:

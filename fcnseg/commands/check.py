@@ -19,7 +19,7 @@ from fcnseg.config.options import spelled
 from fcnseg.datasets import Description, Pair
 from fcnseg.datasets.check import CheckResult, Cleaned, scan_and_check
 from fcnseg.datasets.check.findings import Finding, label_names
-from fcnseg.datasets.check.summary import suggested_seconds
+from fcnseg.datasets.check.suggestions import suggested_seconds
 from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.describe import files_read
 from fcnseg.datasets.encoding.values import decode

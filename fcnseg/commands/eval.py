@@ -24,7 +24,6 @@ from fcnseg.errors import MediaError, OptionError, counted, to_bytes
 from fcnseg.files import is_stdout
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
-    arrays_of,
     dataset_for,
     is_own,
     measure,
@@ -37,6 +36,7 @@ from fcnseg.inference.evaluation import (
 )
 from fcnseg.inference.loading import averaged, load_as
 from fcnseg.inference.segmenter import Segmenter
+from fcnseg.inference.tiling import arrays_of
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, Report
 from fcnseg.metrics.scores import Scores

@@ -15,7 +15,7 @@ from fcnseg.commands.multi_run import TrainResult, open_runs, resumed_runs, trai
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.datasets import SPLITS
 from fcnseg.datasets.check import CheckResult, examine
-from fcnseg.datasets.check.summary import in_words, training_seconds
+from fcnseg.datasets.check.suggestions import in_words, training_seconds
 from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.draw_splits import Fold
 from fcnseg.datasets.loader import BatchSampler, collate
@@ -231,8 +231,9 @@ def _discarded_unless_begun(
 def _estimate(setup: TrainSetup, images: int, callback: Callback) -> None:
     """Report the estimated training time on a CPU, as `check` does."""
     if setup.ranks.device.type == "cpu" and not setup.config.minutes:
-        val = [setup.crop] * setup.checked.splits.get("val", 0)
-        seconds = training_seconds(setup.crop, setup.config.epochs, images, val)
+        splits = {**setup.checked.splits, "train": images}
+        sizes, side = setup.checked.train_sizes, setup.preprocess.short_side or 0
+        seconds = training_seconds(setup.crop, setup.config.epochs, splits, sizes, side)
         callback(Message(f"{in_words(seconds)}: {counted(setup.config.epochs, 'epoch')}."))
 
 

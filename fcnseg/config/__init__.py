@@ -117,7 +117,7 @@ class TrainConfig(Options):
     adjust: bool = recipe(False, "Shift the best model's class logits where that raises the mIoU of validation images that had no part in the choice")
 
     scale: tuple[float, float] = augmentation((0.75, 2.0), "Range of random scaling", gt=0, metavar="MIN MAX")
-    short_side: int | None = augmentation(None, "Resize the short side to N pixels, in training and later; 0 = no resizing. --crop and --scale refer to that size", ge=0, metavar="N")
+    short_side: int | None = augmentation(None, "Resize the short side to N pixels, in training and later; 0 = no resizing. --crop and --scale refer to that size (default: 720 to 2160 for larger images whose labels allow it, if --crop is not given)", ge=0, metavar="N")
     flip: float = augmentation(0.5, "Probability of a horizontal flip", ge=0, le=1)
     rotate: float = augmentation(0.0, "Maximum rotation of training crops, in degrees", ge=0, le=180)
     color: float = augmentation(0.3, "Strength of random brightness, contrast, saturation and hue", ge=0, le=1)

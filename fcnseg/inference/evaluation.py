@@ -256,16 +256,6 @@ def _each(
         callback(Progress(task, done, len(dataset), "images", values))
 
 
-def labels_of(segmenter: Segmenter) -> PredictLabels:
-    """Wrap a segmenter as a function from images to labels."""
-    return lambda images: [prediction.labels for prediction in segmenter.predict(images)]
-
-
-def arrays_of(segmenter: Segmenter) -> PredictArrays:
-    """Wrap a segmenter as a function from images to labels with confidence."""
-    return lambda images: segmenter.predict(images, confidence=True)
-
-
 def protocol_of(
     config: EvalConfig, segmenter: Segmenter, scores: Scores, split: str
 ) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +80,21 @@ def is_rgb(image: object) -> TypeGuard[NDArray[np.uint8]]:
     if type(image) is not np.ndarray or image.dtype != np.uint8 or image.ndim != 3:
         return False
     return image.shape[2] == 3 and image.size > 0 and image.flags.c_contiguous
+
+
+MOST_PIXELS = 1 << 23
+"""Pixels of a batch at most, unless it is a single image: memory is proportional to them."""
+
+
+def batches_of(images: Sequence[NDArray[Any]]) -> Iterator[tuple[Size, list[int]]]:
+    """Divide images (H, W, C) into batches of one size: (height, width) and indices."""
+    groups: dict[Size, list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        groups[image.shape[0], image.shape[1]].append(index)
+    for (height, width), at in groups.items():
+        step = max(1, MOST_PIXELS // (height * width))
+        for start in range(0, len(at), step):
+            yield (height, width), at[start : start + step]
 
 
 def predict_labels(

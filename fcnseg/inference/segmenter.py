@@ -6,7 +6,6 @@ It has the class map and the preprocessing; an engine runs the network.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from fcnseg.errors import OptionError, path_of
 from fcnseg.inference.prediction import (
     PredictedArrays,
     Prediction,
+    batches_of,
     is_rgb,
     predict_labels,
     predict_probabilities,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from fcnseg.engines.pytorch import TorchEngine
 
 _BATCH = 8
-"""Images of a list that are run as one batch."""
+"""Images of a list that are read and run together."""
 
 
 @dataclass(eq=False)
@@ -171,12 +171,9 @@ class Segmenter:
         """Labels of each image (see `__call__`), in order, at its own size or `size` (H, W)."""
         listed = images if isinstance(images, list) else as_list(images)
         pixels = [self._pixels(one, bgr=bgr) for one in listed]
-        groups: dict[Size, list[int]] = defaultdict(list)  # the images of a size form a batch
-        for index, image in enumerate(pixels):
-            groups[image.shape[0], image.shape[1]].append(index)
         found: dict[int, PredictedArrays] = {}
         compute = predict_probabilities if probabilities else predict_labels
-        for own, at in groups.items():
+        for own, at in batches_of(pixels):
             batch = self.prepare([pixels[index] for index in at])
             found.update(zip(at, compute(self.engine, batch, size or own, confidence), strict=True))
         return [found[index] for index in range(len(pixels))]

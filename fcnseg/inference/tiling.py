@@ -14,7 +14,7 @@ Not for networks with a fixed input size (`short_side`), whose inputs are never 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.engines.averaging import Flicker, SmoothedEngine
 from fcnseg.engines.base import argmax_labels, softmax
 from fcnseg.errors import OptionError, is_out_of_memory
-from fcnseg.inference.prediction import PredictedArrays, Predictor
+from fcnseg.inference.prediction import Image, PredictedArrays, PredictLabels, Predictor
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import Bands
 from fcnseg.io.sources.base import Frame
@@ -198,6 +198,18 @@ class FramePredictor:
         self._callback(
             Message(f"Memory ran out: continuing in tiles of {self._side} pixels", "warning")
         )
+
+
+def labels_of(segmenter: Segmenter) -> PredictLabels:
+    """Wrap a segmenter as a function from images to labels; large ones are predicted in tiles."""
+    predict = FramePredictor(segmenter, "auto").predict
+    return lambda images: [prediction.labels for prediction in predict(images)]
+
+
+def arrays_of(segmenter: Segmenter) -> Callable[[Sequence[Image]], Sequence[PredictedArrays]]:
+    """As `labels_of`, with confidence."""
+    predict = FramePredictor(segmenter, "auto").predict
+    return lambda images: predict(images, confidence=True)
 
 
 def predict_tiled(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from fcnseg.config import Precision, TrainConfig
-from fcnseg.datasets.check.statistics import GRAIN
+from fcnseg.datasets.check.suggestions import GRAIN
 from fcnseg.device import AUTO_PRECISION, autocast, cpu_multiplies_bf16, resolve_precision
 from fcnseg.distributed import Distributed
 from fcnseg.errors import TrainingError

@@ -17,8 +17,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.config.options import Upsampling
 from fcnseg.datasets.augment import Augment
 from fcnseg.datasets.check import CheckResult
-from fcnseg.datasets.check.statistics import Suggestion, suggest_crop, suggest_epochs
-from fcnseg.datasets.check.summary import VALIDATING
+from fcnseg.datasets.check.suggestions import VALIDATING, Suggestion, suggest_crop, suggest_epochs
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.loader import BatchSampler, choose_workers, collate, load
 from fcnseg.datasets.pairing.by_content import without_labels
@@ -28,8 +27,9 @@ from fcnseg.distributed import Distributed
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError, counted
-from fcnseg.inference.evaluation import confusion_report, labels_of
+from fcnseg.inference.evaluation import confusion_report
 from fcnseg.inference.segmenter import Segmenter
+from fcnseg.inference.tiling import labels_of
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN
@@ -106,6 +106,7 @@ def resolve(
         unlabeled=config.unlabeled and config.unlabeled.resolve(),
         epochs=0 if config.minutes else config.epochs or suggest_epochs(images, steps_batch)[0],
         upsample=_upsample(config, suggested),
+        short_side=_short_side(config, suggested),
     )
     if config.class_weights == "auto":
         weighted = any(term.name in WEIGHTED for term in parse_loss(config.loss))
@@ -113,8 +114,7 @@ def resolve(
     pairs = checked.description.pairs
     seen = measured_input(config, checked.layout, pairs, callback) if ranks.main else None
     model = from_pretrained(config, checked.description.classes, callback, ranks.broadcast(seen))
-    crop = config.crop
-    if crop is None:
+    if (crop := config.crop) is None:
         sizes = [model.preprocess.network_size(size) for size in checked.train_sizes]
         model = _with(model, crop=suggest_crop(sizes)[0])
     if config.batch == "auto":
@@ -128,6 +128,16 @@ def resolve(
     return TrainSetup.of(_with(model, freeze=model.config.freeze or 0), checked, ranks)
 
 
+def _short_side(config: TrainConfig, suggested: Suggestion) -> int | None:
+    """Resolve --short-side; None to use that of --finetune's checkpoint, or no resizing.
+
+    A given --crop is of the images' own size.
+    """
+    if config.short_side is not None or config.finetune or config.crop is not None:
+        return config.short_side
+    return suggested.short_side or None
+
+
 def _upsample(config: TrainConfig, suggested: Suggestion) -> Upsampling | None:
     """Resolve --upsample; None to use that of --finetune's checkpoint."""
     chosen = config.upsample or (None if config.finetune else "auto")
@@ -138,18 +148,6 @@ def _upsample(config: TrainConfig, suggested: Suggestion) -> Upsampling | None:
 
 def _with(model: InitialModel, **options: Any) -> InitialModel:
     return replace(model, config=replace(model.config, **options))
-
-
-def reasons(setup: TrainSetup) -> dict[str, str]:
-    """The reasons for the options that are as suggested by the data, by option."""
-    suggested = setup.checked.suggestion
-    if suggested is None:
-        return {}
-    ours = setup.config.as_dict()
-    epochs, why_epochs = suggest_epochs(setup.checked.splits.get("train", 1), setup.batch)
-    values = {**suggested.as_dict(), "epochs": epochs}
-    found = {**suggested.reasons, "epochs": why_epochs}
-    return {name: why for name, why in found.items() if ours[name] == values[name]}
 
 
 def make_train_data(setup: TrainSetup) -> SegmentationDataset:
@@ -279,7 +277,9 @@ def make_trainer(
         text = "There are no validation images: scores are of the training images themselves."
         callback(Message(text, "warning"))
     if main:
-        run.write_config(config, reasons(setup))
+        suggested = setup.checked.suggestion
+        reasons = suggested.reasons_for(config.as_dict(), len(data)) if suggested else {}
+        run.write_config(config, reasons)
         run.write_results(state.rows)
     callback(Message(_summary(setup, run, images=len(data), validation_images=len(val_data))))
     feed = _feed(setup, data, sampler)

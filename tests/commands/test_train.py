@@ -193,6 +193,28 @@ def test_the_crop_is_chosen_from_the_images(folder: Path, tmp_path: Path) -> Non
     assert "steps an epoch" not in text, "the reason is for another number"
 
 
+def test_large_images_are_resized_unless_a_crop_is_given(tmp_path: Path) -> None:
+    data = tmp_path / "photos"
+    for number in range(3):
+        y, x = np.mgrid[:1100, :1120]
+        disc = (y - 500) ** 2 + (x - 400 - 80 * number) ** 2 < 300**2
+        for part, values in (("images", disc * 200), ("masks", disc)):
+            (data / part).mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(values.astype(np.uint8))
+            image.save(data / part / f"{number}.png", compress_level=1)
+    options = {"batch": 2, "epochs": 1, "calibrate": False, "report": False}
+    result = start(data, tmp_path / "resized", crop=None, **options)
+    assert Checkpoint.load(result.best).preprocess.short_side == 720
+    config = TrainConfig.load(result.run / "config.toml")
+    assert (config.short_side, config.crop) == (720, (512, 512))
+    assert "resized to 720" in (result.run / "config.toml").read_text()
+    for name, more in {"crop": {}, "side": {"short_side": 0, "crop": None}}.items():
+        result = start(data, tmp_path / name, **(options | more))
+        assert Checkpoint.load(result.best).preprocess.short_side is None
+    tuned = start(data, tmp_path / "tuned", crop=None, finetune=result.best, **options)
+    assert Checkpoint.load(tuned.best).preprocess.short_side is None
+
+
 def test_a_short_side_is_trained_for_and_kept(folder: Path, tmp_path: Path) -> None:
     result = start(folder, tmp_path / "run", crop=None, epochs=1, short_side=64)
     best = result.run / "best.safetensors"

@@ -50,6 +50,15 @@ def test_images_of_one_size_go_together_and_predictions_keep_the_order():
         assert prediction.probabilities is None
 
 
+def test_large_images_are_not_run_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcnseg.inference.prediction.MOST_PIXELS", 2 * 20 * 30)
+    engine, images = Colors(), [picture(20, 30, seed=seed) for seed in range(5)]
+    predictions = Segmenter(engine, RGB, AS_IS).predict([*images, picture(90, 90)])
+    assert [shape[:2] for shape in engine.seen] == [(2, 20), (2, 20), (1, 20), (1, 90)]
+    for image, prediction in zip(images, predictions, strict=False):
+        np.testing.assert_array_equal(prediction.labels, image.argmax(axis=2))
+
+
 def test_confidence_and_probabilities_come_when_asked_for():
     segmenter = Segmenter(Colors(), RGB, AS_IS)
     image = picture(12, 16)

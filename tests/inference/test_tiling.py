@@ -11,7 +11,15 @@ from fcnseg.classes import ClassMap
 from fcnseg.engines.base import Engine
 from fcnseg.errors import OptionError, is_out_of_memory
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.inference.tiling import FramePredictor, cut, parse_tile, predict_tiled, ramp
+from fcnseg.inference.tiling import (
+    FramePredictor,
+    arrays_of,
+    cut,
+    labels_of,
+    parse_tile,
+    predict_tiled,
+    ramp,
+)
 from fcnseg.models.spec import Preprocess
 
 RNG = np.random.default_rng(0)
@@ -107,6 +115,16 @@ def test_auto_takes_small_images_whole_and_large_ones_in_tiles(monkeypatch):
     assert large.labels.shape == (900, 900)
     assert max(inner.engine.sizes) <= (543, 543)
     assert tiled.classes == inner.classes
+
+
+def test_large_images_are_scored_in_tiles(monkeypatch):
+    monkeypatch.setattr("fcnseg.inference.tiling.MAX_UNTILED_PIXELS", 600 * 600)
+    monkeypatch.setattr("fcnseg.inference.tiling._LARGEST", 512)
+    inner, image = segmenter(), picture(900, 900)
+    [labels], [sure] = labels_of(inner)([image]), arrays_of(inner)([image])
+    assert max(inner.engine.sizes) <= (543, 543)
+    assert (labels == sure.labels).all()
+    assert sure.confidence.shape == labels.shape == (900, 900)
 
 
 def test_auto_continues_in_smaller_and_smaller_tiles_when_memory_runs_out():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fcnseg.commands.check import check
 from fcnseg.config import CheckConfig
-from fcnseg.datasets.check import CheckResult, examine, summary
+from fcnseg.datasets.check import CheckResult, examine, suggestions
 from tests.datasets import written
 from tests.datasets.discs import discs, write
 from tests.datasets.written import draw_set
@@ -50,7 +50,7 @@ def test_findings_are_counted_by_severity(tmp_path: Path) -> None:
 def test_the_time_follows_from_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = []
     for speed in (100.0, 10.0):
-        monkeypatch.setattr(summary, "_speed", lambda speed=speed: speed)
+        monkeypatch.setattr(suggestions, "_speed", lambda speed=speed: speed)
         found = run(write(tmp_path / f"data{speed}", discs(10)))
         assert found.seconds is not None
         assert found.training_time.startswith("Training takes about ")
@@ -58,7 +58,7 @@ def test_the_time_follows_from_the_speed(tmp_path: Path, monkeypatch: pytest.Mon
     assert times[1] == pytest.approx(10 * times[0])
     crop, epochs = (64, 64), 300
     pixels = epochs * (8 * 64 * 64 + 0.3 * 2 * 48 * 48)
-    expected = summary.training_seconds(crop, epochs, 8, [(48, 48)] * 2)
+    expected = suggestions.training_seconds(crop, epochs, {"train": 8, "val": 2}, [(48, 48)], 0)
     assert expected == pytest.approx(pixels / (4200 * 10.0))
 
 
@@ -67,7 +67,7 @@ def test_the_time_follows_from_the_speed(tmp_path: Path, monkeypatch: pytest.Mon
     [(30, "a minute or two"), (400, "7 minutes"), (2500, "40 minutes"), (9000, "2 hours")],
 )
 def test_times_are_said_roughly(seconds: float, words: str) -> None:
-    assert words in summary.in_words(seconds)
+    assert words in suggestions.in_words(seconds)
 
 
 def test_the_page_holds_everything_and_escapes_it(tmp_path: Path) -> None:

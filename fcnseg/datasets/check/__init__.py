@@ -22,10 +22,17 @@ from fcnseg.datasets.check.findings import (
     layout_of_images,
 )
 from fcnseg.datasets.check.label_checks import label_findings
-from fcnseg.datasets.check.statistics import ClassCount, Size, Suggestion, count_classes, suggest
-from fcnseg.datasets.check.summary import in_words, summarize
+from fcnseg.datasets.check.statistics import (
+    ClassCount,
+    count_classes,
+    iou_after_resizing,
+    summarize,
+    train_sizes,
+)
+from fcnseg.datasets.check.suggestions import Size, Suggestion, in_words, suggest
 from fcnseg.datasets.describe import own_split_sizes, scan
 from fcnseg.datasets.draw_splits import Fold, with_fold
+from fcnseg.datasets.formats import read_stored
 from fcnseg.datasets.scan import ScanResult
 from fcnseg.datasets.splits import VAL_FRACTION, Video, find_copies, find_similar, find_videos
 from fcnseg.errors import DatasetError, counted, percent, quoted
@@ -191,8 +198,9 @@ def scan_and_check(
     findings = [*mixed, *file_findings(seen), *label_findings(seen, counts), *leaks(seen)]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     names = seen.description.classes.names
-    sizes = _train_sizes(seen)
+    sizes = train_sizes(seen)
     train_pixels = tuple(counts.learned.tolist())
+    kept = iou_after_resizing(seen.description, read_stored)
     result = CheckResult(
         description=seen.description,
         splits=split_sizes(seen.description),
@@ -202,19 +210,10 @@ def scan_and_check(
         train_sizes=sizes,
         mean=seen.images.mean,
         spread=seen.images.spread,
-        suggestion=suggest(sizes, train_pixels, names) if sizes else None,
+        suggestion=suggest(sizes, train_pixels, names, kept) if sizes else None,
         layout=layout,
     )
     return seen, result
-
-
-def _train_sizes(seen: ScanResult) -> tuple[Size, ...]:
-    """Sizes of the readable training images, or of all images if there are none."""
-    sizes: Sequence[list[int]] = seen.images.sizes.tolist()
-    pairs = seen.description.pairs
-    train = [(h, w) for (h, w), pair in zip(sizes, pairs, strict=True) if pair.split == "train"]
-    chosen = train or [(h, w) for h, w in sizes]
-    return tuple((h, w) for h, w in chosen if h and w)
 
 
 FEW_PAIRS = 10

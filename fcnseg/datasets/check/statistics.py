@@ -1,26 +1,33 @@
-"""Class frequencies by split, and training options suggested from them."""
+"""A dataset in numbers: class frequencies by split, and a description in one paragraph."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import median
-from typing import Any, Literal
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
 from fcnseg.datasets import SPLITS, Description, Encoding, Pair
-from fcnseg.datasets.encoding.values import decode_values, values_of
+from fcnseg.datasets.check.suggestions import Size, resized
+from fcnseg.datasets.encoding.values import decode, decode_values, values_of
 from fcnseg.datasets.pairing.file_stats import sample
 from fcnseg.datasets.scan import ScanResult
-from fcnseg.errors import FcnsegError, counted, percent
+from fcnseg.errors import FcnsegError, counted
 from fcnseg.io.annotations import rectangles_in
+from fcnseg.io.images import resize_labels
 from fcnseg.io.labels import RawLabels
+from fcnseg.io.warp import histogram
+
+ReadStored = Callable[[Pair, str, Sequence[str]], RawLabels]
+"""Reads a pair's labels, given the format and the class words: datasets.formats.read_stored."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +143,19 @@ def count_classes(seen: ScanResult) -> Frequencies:
     )
 
 
-def count_rectangles(
-    description: Description, read: Callable[[Pair, str, Sequence[str]], RawLabels]
-) -> tuple[int, int]:
+def train_sizes(seen: ScanResult) -> tuple[Size, ...]:
+    """Sizes of the readable training images, or of all images if there are none."""
+    sizes: Sequence[list[int]] = seen.images.sizes.tolist()
+    pairs = seen.description.pairs
+    train = [(h, w) for (h, w), pair in zip(sizes, pairs, strict=True) if pair.split == "train"]
+    chosen = train or [(h, w) for h, w in sizes]
+    return tuple((h, w) for h, w in chosen if h and w)
+
+
+def count_rectangles(description: Description, read: ReadStored) -> tuple[int, int]:
     """Count the labeled areas of a sample of images, and the filled rectangles among them.
 
-    read: datasets.formats.read_stored. (0, 0) if labels are masks and not annotations.
+    (0, 0) if labels are masks and not annotations.
     """
     encoding = description.encoding
     if not encoding.class_words or encoding.label_format == "layers":
@@ -153,6 +167,37 @@ def count_rectangles(
             counts.append(rectangles_in(values))
     regions, rectangles = (sum(some) for some in zip(*counts, strict=True))
     return regions, rectangles
+
+
+def iou_after_resizing(description: Description, read: ReadStored) -> Callable[[int], float]:
+    """A function of a short side: the least IoU of a class between the labels of a sample of
+    training images and the same labels resized to it and back; 0.0 if none can be read."""
+    encoding = description.encoding
+    train = [pair for pair in description.pairs if pair.split == "train"] or description.pairs
+
+    @cache
+    def sampled() -> list[NDArray[np.uint8]]:
+        found = []
+        for pair in sample(train):
+            with contextlib.suppress(FcnsegError):
+                raw = read(pair, encoding.label_format, encoding.class_words)
+                found.append(decode(raw, encoding))
+        return found
+
+    def least(short_side: int) -> float:
+        both, either = np.zeros((2, IGNORE + 1), np.int64)
+        for labels in sampled():
+            height, width = labels.shape
+            small = resize_labels(labels, resized((height, width), short_side))
+            again = resize_labels(small, (height, width))
+            counted = (labels != IGNORE) & (again != IGNORE)
+            before, after = labels[counted], again[counted]
+            same = histogram(before[before == after])
+            both += same
+            either += histogram(before) + histogram(after) - same
+        return float(min(both[either > 0] / either[either > 0], default=0.0))
+
+    return least
 
 
 def _meanings(encoding: Encoding) -> Callable[[tuple[int, ...]], tuple[list[int], list[int]]]:
@@ -178,159 +223,65 @@ def _with(counted: tuple[int, list[int]], pixels: int, number: int) -> tuple[int
     return counted[0] + pixels, counted[1]
 
 
-Size = tuple[int, int]
-
-Weighing = Literal["none", "sqrt"]
-
-End = Literal["fixed", "subpixel"]
-
-GRAIN = 32
-"""Crops are multiples of the coarsest stride."""
-
-SMALL, LARGE = 256, 512
-"""Sides up to SMALL are not cropped; no crop is larger than LARGE."""
-
-FRACTION = 0.9
-"""Side of a crop relative to the image's, between these."""
-
-SMALL_PART = 0.1
-"""A crop of less than this fraction of the image shows little of a large object."""
-
-LEAST = 64
-"""Least side of a crop: at stride 32, batch norm still has several elements."""
-
-STEPS = 2000
-"""Number of steps that a pretrained FCN needs on a new dataset (CamVid: 45 epochs of 45)."""
-
-RARE = 0.05
-"""Of two classes, one with a smaller fraction of the pixels is usually thin, and needs weights."""
-
-HEAVIEST = 50.0
-"""Greatest ratio of two class weights."""
+FEW = 4
+"""Maximum number of stored values that are listed individually."""
 
 
-@dataclass(frozen=True)
-class Suggestion:
-    """Options for `fcnseg train`.
+def summarize(description: Description, own: Mapping[str, int], used: Mapping[str, int]) -> str:
+    """Describe a dataset in one paragraph.
 
-    crop: (height, width). reasons: option -> the reason, as text.
+    own: number of pairs in each split of the folder; used: in each split as used.
     """
-
-    crop: Size
-    batch: int
-    epochs: int
-    class_weights: Weighing
-    upsample: End
-    reasons: dict[str, str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for --json."""
-        return {**vars(self), "crop": list(self.crop)}
+    images = counted(len(description.pairs), "image")
+    labels = f"labels in {_where(description)}" if _where(description) else "labels beside them"
+    return f"{images} with {labels} ({_stored(description)}), {_split(description, own, used)}."
 
 
-def suggest(sizes: Sequence[Size], pixels: Sequence[int], names: Sequence[str]) -> Suggestion:
-    """Suggest options from image sizes and the number of pixels of each class.
-
-    sizes: (height, width) of each training image, at least one.
-    """
-    crop, why_crop = suggest_crop(sizes)
-    batch, why_batch = _batch(len(sizes))
-    epochs, why_epochs = suggest_epochs(len(sizes), batch)
-    weights, why_weights = suggest_class_weights(pixels, names)
-    upsample, why_upsample = suggest_upsample(pixels, names)
-    return Suggestion(
-        crop,
-        batch,
-        epochs,
-        weights,
-        upsample,
+def _where(description: Description) -> str:
+    """The files or folders of the labels; "" if they are beside the images."""
+    root, pairs = description.root, description.pairs
+    if any(pair.part and pair.page is None for pair in pairs) or any(p.page for p in pairs):
+        files = sorted({os.path.relpath(pair.labels, root) for pair in pairs})
+        return files[0] + (f" and {counted(len(files) - 1, 'more file')}" if files[1:] else "")
+    folders, images = (
         {
-            "crop": why_crop,
-            "batch": why_batch,
-            "epochs": why_epochs,
-            "class_weights": why_weights,
-            "upsample": why_upsample,
-        },
+            Path(os.path.relpath(folder, root)).as_posix()
+            for folder in {path.parent for path in some}
+        }
+        for some in ([pair.labels for pair in pairs], [pair.image for pair in pairs])
     )
+    if folders <= images:
+        return ""
+    top = os.path.commonpath(sorted(folders))
+    if top not in ("", "."):
+        return f"{top}/"
+    first, *more = sorted(folders)
+    return f"{first}/" + (f" and {counted(len(more), 'more folder')}" if more else "")
 
 
-def suggest_crop(sizes: Sequence[Size]) -> tuple[Size, str]:
-    """Choose (height, width) of crops from the images' median size; returns the reason, too."""
-    height, width = (median(size[axis] for size in sizes) for axis in (0, 1))
-    crop = _side(height), _side(width)
-    typical = f"the median image is {width:.0f}x{height:.0f} (width x height)"
-    if max(height, width) <= SMALL:
-        rule = "small images are not cropped"
-    elif max(height, width) * FRACTION > LARGE:
-        rule = f"large ones are cut to {LARGE}, which fits in memory"
-        part = crop[0] * crop[1] / (height * width)
-        if part < SMALL_PART:
-            rule += f", {percent(part, 0)} of an image; --short-side 720 shows more of it"
+def _stored(description: Description) -> str:
+    """The content of the label files."""
+    encoding = description.encoding
+    if encoding.label_format == "layers":
+        return f"files for each of {counted(len(encoding.class_words), 'class')}"
+    if encoding.class_words:
+        return f"{encoding.label_format}, {len(encoding.class_words)} named"
+    values = sorted({value for some in encoding.values for value in some})
+    if encoding.kind == "color":
+        text = f"{len(values)} colors"
+    elif len(values) <= FEW:
+        text = "/".join(map(str, values))
     else:
-        rule = "nine tenths of it leave room to vary and are multiples of 32"
-    return crop, f"{typical}; {rule}"
+        text = f"{len(values)} values, {values[0]} to {values[-1]}"
+    ignored = [value for value in encoding.ignore if value >= 0]
+    return text + (", others ignored" if len(ignored) > 1 else ", one ignored" if ignored else "")
 
 
-def suggest_epochs(count: int, batch: int) -> tuple[int, str]:
-    """Choose the number of epochs for this many training images; returns the reason, too."""
-    steps = max(1, count // batch)
-    epochs = min(300, max(10, -(-STEPS // steps)))
-    return epochs, f"{counted(steps, 'step')} an epoch: about {epochs * steps} steps in all"
-
-
-def suggest_class_weights(pixels: Sequence[int], names: Sequence[str]) -> tuple[Weighing, str]:
-    """Choose --class-weights as measured in docs/train.md; returns the reason, too."""
-    rare = _rare_of_two(pixels)
-    if rare is None:
-        return "none", "the default loss, ce+dice, counts the overlap of each class, however rare"
-    weights, total, often = sqrt_weights(pixels), sum(pixels), 1 - rare
-    return "sqrt", (
-        f"{names[rare]} has {percent(pixels[rare] / total, 2)} of the pixels, {names[often]} "
-        f"{percent(pixels[often] / total, 1)}: by the square root of that, a pixel of the one "
-        f"counts {weights[rare] / weights[often]:.1f} times a pixel of the other"
-    )
-
-
-def suggest_upsample(pixels: Sequence[int], names: Sequence[str]) -> tuple[End, str]:
-    """Choose --upsample as measured in docs/train.md; returns the reason, too."""
-    rare = _rare_of_two(pixels)
-    if rare is None:
-        return "fixed", "outlines are drawn well enough by bilinear upsampling"
-    return "subpixel", (
-        f"{names[rare]} is rare, so mostly thin: each element of the finest map says which of its "
-        "pixels it is in"
-    )
-
-
-def _rare_of_two(pixels: Sequence[int]) -> int | None:
-    """The index of the rare one of two classes; None if neither is rare or one is absent."""
-    if len(pixels) != 2:
-        return None
-    rare = int(pixels[1] < pixels[0])
-    return rare if 0 < pixels[rare] < RARE * sum(pixels) else None
-
-
-def sqrt_weights(pixels: Sequence[int]) -> tuple[float, ...]:
-    """Weights 1 / sqrt(frequency), with a mean of 1 over the pixels; 1 for absent classes."""
-    total = sum(pixels)
-    raw = [(total / count) ** 0.5 if count else 0.0 for count in pixels]
-    lightest = min((weight for weight in raw if weight), default=1.0)
-    capped = [min(weight, HEAVIEST * lightest) for weight in raw]
-    mass = sum(weight * count for weight, count in zip(capped, pixels, strict=True))
-    return tuple(weight * total / mass if weight else 1.0 for weight in capped)
-
-
-def _side(pixels: float) -> int:
-    if pixels <= SMALL:
-        return max(LEAST, -int(-pixels // GRAIN) * GRAIN)
-    return min(LARGE, max(SMALL, int(FRACTION * pixels // GRAIN) * GRAIN))
-
-
-def _batch(count: int) -> tuple[int, str]:
-    """Choose a power of two, at most 8, with several steps per epoch; returns the reason, too."""
-    batch = 8
-    while batch > 2 and count < 4 * batch:
-        batch //= 2
-    if batch == 8:
-        return batch, "enough for steady batch norms, small enough for one GPU or a CPU"
-    return batch, f"with {count} training images an epoch still has several steps"
+def _split(description: Description, own: Mapping[str, int], used: Mapping[str, int]) -> str:
+    named = [f"{name} ({own[name]:,})" for name in SPLITS if own.get(name)]
+    drawn = used.get("val", 0) if description.random_split else 0
+    if not named:
+        return f"not split: {drawn:,} held out for validation" if drawn else "not split"
+    several = ", ".join(named[:-1]) + f" and {named[-1]}" if len(named) > 1 else named[0]
+    held = f"; {drawn:,} of train held out" if drawn else ""
+    return f"split by the folder's {several}{held}"
